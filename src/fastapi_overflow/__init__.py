@@ -1,0 +1,37 @@
+"""A FastAPI or Starlette app that can no longer deadlock on its own thread pool.
+
+General layout, by the moment at which a module runs:
+    _startup   every start of every Python: arms an import finder, nothing else
+    _settings  Starlette is imported: reads the environment
+    _patch     Starlette is imported: puts the replacements in place
+    _hops      every request and every hop: the replacements themselves
+    _limiter   every hop: who gets a thread, in which order (_queue, _clock serve it)
+    _control   somebody asks: set_thread_limit()
+    __main__   somebody asks: the command line
+"""
+
+# Nothing is imported here: this file runs at the start of every Python of the environment.
+_HOME = {
+    "SettingsError": "_settings",
+    "iterate_in_threadpool": "_hops",
+    "patch": "_patch",
+    "patched": "_patch",
+    "run_in_threadpool": "_hops",
+    "set_thread_limit": "_control",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605 - type checkers read __init__.pyi
+
+__version__ = "0.2.0"
+
+
+def __getattr__(name):  # type: ignore[no-untyped-def]
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__():  # type: ignore[no-untyped-def]
+    return sorted({*globals(), *_HOME})

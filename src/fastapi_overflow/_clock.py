@@ -1,0 +1,85 @@
+"""What the limiter needs of an event loop, on asyncio (uvloop too) and on trio.
+
+Made with each limiter, inside its loop; called from that loop's thread only. It must never keep the
+loop alive, and what it schedules must not keep the caller's context alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, Protocol, cast
+from weakref import ref
+
+
+class Clock(Protocol):
+    """Turns, timers and the current task of one event loop."""
+
+    def is_running_here(self) -> bool:
+        """Tell whether this loop is the one that runs in this thread, as far as is cheap to know."""
+
+    def current_task(self) -> Any: ...
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call back in the loop's next turn."""
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
+
+
+class AsyncioClock:
+    __slots__ = ("_context", "_loop", "current_task")
+
+    def __init__(self) -> None:
+        # Weak: the limiter is a value in a table whose weak key is the loop.
+        self._loop = ref(asyncio.get_running_loop())
+        # Empty: a handle keeps its context alive, the caller's with all of the request in it. One
+        # per loop: a context can't be entered twice, and two loops may run in two threads.
+        self._context = Context()
+        self.current_task = asyncio.current_task
+
+    def is_running_here(self) -> bool:
+        return self._loop() is asyncio._get_running_loop()
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(callback, context=self._context)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(seconds, callback, context=self._context)
+
+
+class TrioClock:
+    __slots__ = ("_trio", "current_task")
+
+    def __init__(self, trio: Any) -> None:
+        self._trio = trio
+        self.current_task = trio.lowlevel.current_task
+
+    def is_running_here(self) -> bool:
+        return False  # never cheap: anyio's own look-up it is
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        # The entry queue: trio has no other way to run a function once per turn.
+        self._trio.lowlevel.current_trio_token().run_sync_soon(callback)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        async def fastapi_overflow_timer() -> None:
+            await self._trio.sleep(seconds)
+            callback()
+
+        # A system task has an empty context, and the end of the run cancels it.
+        self._trio.lowlevel.spawn_system_task(fastapi_overflow_timer, context=Context())
+
+
+def current_clock() -> Clock:
+    """Return a clock for the event loop that runs in this thread."""
+    trio = sys.modules.get("trio")
+    if trio is not None:
+        try:
+            trio.lowlevel.current_task()
+        except RuntimeError:
+            pass  # loaded, but not what runs here
+        else:
+            return cast(Clock, TrioClock(trio))
+    return AsyncioClock()

@@ -1,0 +1,187 @@
+"""The replacements: what runs for every request and every hop once the patch is on.
+
+Called by Starlette, FastAPI, anyio's other users and the app. It must never change what the
+functions it stands in for promise: names, signatures, contextvars, cancellation, exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from anyio import to_thread
+from anyio.lowlevel import RunVar
+
+from . import _settings
+from ._limiter import OverflowLimiter, current_lease
+from ._startup import disabled
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# anyio's own functions, whatever stands in their place later.
+anyio_run_sync = to_thread.run_sync
+anyio_current_default_thread_limiter = to_thread.current_default_thread_limiter
+
+_limiters: RunVar[OverflowLimiter] = RunVar("fastapi_overflow_limiter")
+
+STOCK_LIMIT = 40  # threads: anyio's default, and trio's
+
+OFF = disabled()
+
+# What stands at anyio.to_thread.run_sync once it is patched, until somebody wraps it again.
+patched_run_sync: Any = None
+
+
+def current_limiter() -> OverflowLimiter:
+    """Return the limiter of the running event loop, made at the first call in it."""
+    lease = current_lease.get()
+    if lease is not None and lease.limiter.is_running_here():
+        return lease.limiter
+    try:
+        return _limiters.get()
+    except LookupError:
+        limiter = _new_limiter()
+        _limiters.set(limiter)
+        return limiter
+
+
+def _new_limiter() -> OverflowLimiter:
+    settings = _settings.load()
+    limit: float = settings.limit
+    # What the app has set on anyio's own limiter before a late patch() stays in force.
+    stock = anyio_current_default_thread_limiter().total_tokens
+    if stock != STOCK_LIMIT:
+        limit = stock
+    return OverflowLimiter(
+        limit,
+        reserve=settings.reserve,
+        stall_threads=settings.stall_threads,
+        stall_seconds=settings.stall_seconds,
+    )
+
+
+class _Gate:
+    """The running loop's limiter, looked up when a hop is made, as `limiter=` of anyio's run_sync.
+
+    A hop may be described outside any loop (`asyncio.run(to_thread.run_sync(f))`), so the limiter
+    can't be looked up any earlier. Entering leaves out the turn of the loop that a limiter's own
+    `acquire` always gives up: run_sync has just been through a checkpoint.
+    """
+
+    async def __aenter__(self) -> None:
+        limiter = current_limiter()
+        waiter = limiter.start_acquire(limiter.current_task())
+        if waiter is not None:
+            await limiter.wait(waiter)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        current_limiter().release()
+
+    def __getattr__(self, name: str) -> Any:
+        # trio asks for acquire_on_behalf_of and release_on_behalf_of.
+        return getattr(current_limiter(), name)
+
+
+GATE: Any = _Gate()
+
+
+async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a blocking function in a worker thread without freezing the app when threads run out.
+
+    What Starlette's function of that name does, with a thread of fastapi-overflow's limiter, whether
+    or not the app is patched. With FASTAPI_OVERFLOW_DISABLE set it is Starlette's.
+
+    :param func: called with the other arguments; its context variables are those of the caller
+    :return: what `func` returns
+    :raises RuntimeError: where `func` raises StopIteration
+    :raises BaseException: whatever else `func` raises
+
+    Cancellation while waiting for a thread ends the wait; once `func` runs it is awaited to its
+    end, and only then is the cancellation raised. The thread is given back when `func` ends.
+    """
+    return await to_thread.run_sync(
+        partial(func, *args, **kwargs), limiter=None if OFF else GATE
+    )
+
+
+async def iterate_in_threadpool(iterator: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate over a blocking iterable, a worker thread at a time for each item.
+
+    No thread is held while the consumer of the items is busy. Cancellation and exceptions are as
+    with `run_in_threadpool`.
+
+    :param iterator: a (sync) iterator or iterable; `iter()` of it is taken in the event loop
+    """
+    as_iterator = iter(iterator)
+    end: Any = object()  # `next` must not raise StopIteration into a future
+    while (item := await run_in_threadpool(next, as_iterator, end)) is not end:
+        yield item
+
+
+# ---- wrapt wrappers: (wrapped, instance, args, kwargs)
+
+
+def wrap_run_sync(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
+    """anyio.to_thread.run_sync: give hops without a limiter of their own ours."""
+    if kwargs.get("limiter") is None:
+        kwargs["limiter"] = GATE
+    return wrapped(*args, **kwargs)
+
+
+def wrap_current_default_thread_limiter(
+    wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any
+) -> Any:
+    """anyio.to_thread.current_default_thread_limiter: the one that hops really use."""
+    return current_limiter()
+
+
+def wrap_pass_through(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
+    """run_in_threadpool where somebody has wrapped it before: theirs runs, and makes our hop."""
+    return wrapped(*args, **kwargs)
+
+
+def wrap_run_in_threadpool(
+    wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any
+) -> Awaitable[Any]:
+    """starlette.concurrency.run_in_threadpool: straight to anyio with our limiter."""
+    if not args or to_thread.run_sync is not patched_run_sync:
+        # No function (Starlette's own error), or somebody else's wrapper around anyio's function.
+        return wrapped(*args, **kwargs)
+    return anyio_run_sync(partial(*args, **kwargs), limiter=GATE)
+
+
+async def wrap_starlette_call(
+    wrapped: Callable[..., Awaitable[None]], _: Any, args: Any, kwargs: Any
+) -> None:
+    """Starlette.__call__: open a lease for the request, in the outermost app only."""
+    scope = args[0] if args else kwargs["scope"]
+    if scope["type"] not in ("http", "websocket"):
+        return await wrapped(*args, **kwargs)
+    limiter = current_limiter()
+    lease = current_lease.get()
+    if lease is not None and not lease.closed and lease.limiter is limiter:
+        return await wrapped(*args, **kwargs)
+    lease = limiter.open_lease()
+    # Reset at the end: in httpx's ASGITransport and test clients the context is the caller's own.
+    reset = current_lease.set(lease)
+    try:
+        await wrapped(*args, **kwargs)
+    finally:
+        limiter.close_lease(lease)
+        try:
+            current_lease.reset(reset)
+        except ValueError:
+            pass  # ended in another context than it began: the variable is that one's
+
+
+def wrap_iterate_in_threadpool(
+    wrapped: Callable[..., AsyncIterator[Any]], _: Any, args: Any, kwargs: Any
+) -> AsyncIterator[Any]:
+    """starlette.concurrency.iterate_in_threadpool: a thread per item, never for the whole stream."""
+    return iterate_in_threadpool(*args, **kwargs)
+
+
+# Wrappers that don't call what they wrap: only for functions that nobody else has wrapped.
+SHORT_CUTS = frozenset({"wrap_run_in_threadpool", "wrap_iterate_in_threadpool"})

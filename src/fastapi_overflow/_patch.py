@@ -1,0 +1,219 @@
+"""Put the replacements in place: called when Starlette is imported, and by `patch()`.
+
+One table says what is patched; a row is put in place from a wrapt post-import hook, inside the
+import of its module. It must never take an app down: where a module isn't as expected, all that
+was patched is undone, one warning says so, and the app runs as stock. Wrong settings are the one
+exception: they stop the import of Starlette.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from . import _settings, _startup
+from ._settings import logger
+
+REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row of the table: what is replaced, by what, and how the original must look."""
+
+    module: str  # whose import puts the row in place
+    attribute: str  # dotted, in `target` or else in `module`
+    wrapper: str  # in _hops
+    is_kind: Callable[[Any], bool]
+    parameters: tuple[str, ...]
+    target: str = ""
+
+
+# Why these: see each wrapper's docstring. anyio is patched from Starlette's import on, so that a
+# process that merely uses anyio is left alone. Its public functions are patched, not its backends:
+# they look the same in anyio 3 and 4.
+TABLE = (
+    Point(
+        "starlette.concurrency",
+        "current_default_thread_limiter",
+        "wrap_current_default_thread_limiter",
+        callable,
+        (),
+        target="anyio.to_thread",
+    ),
+    Point(
+        "starlette.concurrency",
+        "run_sync",
+        "wrap_run_sync",
+        inspect.iscoroutinefunction,
+        ("func", "args", "limiter"),
+        target="anyio.to_thread",
+    ),
+    Point(
+        "starlette.concurrency",
+        "run_in_threadpool",
+        "wrap_run_in_threadpool",
+        inspect.iscoroutinefunction,
+        ("func", "args", "kwargs"),
+    ),
+    Point(
+        "starlette.concurrency",
+        "iterate_in_threadpool",
+        "wrap_iterate_in_threadpool",
+        inspect.isasyncgenfunction,
+        ("iterator",),
+    ),
+    Point(
+        "starlette.applications",
+        "Starlette.__call__",
+        "wrap_starlette_call",
+        inspect.iscoroutinefunction,
+        ("self", "scope", "receive", "send"),
+    ),
+    # The same objects as Starlette's, unless FastAPI was imported before a late patch().
+    Point(
+        "fastapi.concurrency",
+        "run_in_threadpool",
+        "wrap_run_in_threadpool",
+        inspect.iscoroutinefunction,
+        ("func", "args", "kwargs"),
+    ),
+    Point(
+        "fastapi.concurrency",
+        "iterate_in_threadpool",
+        "wrap_iterate_in_threadpool",
+        inspect.isasyncgenfunction,
+        ("iterator",),
+    ),
+)
+NEEDED = tuple(point for point in TABLE if not point.module.startswith("fastapi"))
+
+# What is in place: the original and what stands there now.
+_applied: dict[Point, tuple[Any, Any]] = {}
+_failure: str | None = None  # why nothing is patched
+_hooks_registered = False
+
+
+def register_hooks() -> None:
+    """Have each row put in place when its module is imported; at once where it already is."""
+    global _hooks_registered
+    if not _hooks_registered:
+        _hooks_registered = True
+        for module in ("starlette", *dict.fromkeys(point.module for point in TABLE)):
+            wrapt.register_post_import_hook(_on_import, module)
+
+
+def _on_import(module: ModuleType) -> None:
+    """Put the rows of a module in place, at the end of its import."""
+    global _hooks_registered
+    if module.__name__ == "starlette":
+        try:
+            _settings.load()
+        except _settings.SettingsError:
+            # The import of Starlette fails, and must fail again when it is tried again.
+            _hooks_registered = False
+            if _startup.finder not in sys.meta_path:
+                sys.meta_path.insert(0, _startup.finder)
+            raise
+        return
+    for point in TABLE:
+        if point.module == module.__name__ and _failure is None and not in_place(point):
+            try:
+                _apply(point)
+            except Exception as exc:
+                _give_up(point, exc)
+
+
+def _apply(point: Point) -> None:
+    from . import _hops
+
+    module = sys.modules[point.target or point.module]
+    owner, name, original = wrapt.resolve_path(module, point.attribute)
+    if not point.is_kind(original):
+        raise TypeError(f"it is {original!r}")
+    found = inspect.signature(original).parameters
+    if missing := [name for name in point.parameters if name not in found]:
+        raise TypeError(f"it has no parameter {missing[0]!r}")
+    wrapper = getattr(_hops, point.wrapper)
+    pristine = not hasattr(original, "__wrapped__")
+    if point.wrapper in _hops.SHORT_CUTS and not pristine:
+        wrapper = _hops.wrap_pass_through  # what others put there before must run
+    replacement = wrapt.FunctionWrapper(original, wrapper)
+    wrapt.apply_patch(owner, name, replacement)
+    _applied[point] = original, replacement
+    if inspect.ismodule(owner):
+        _rebind(original, replacement)
+    if point.wrapper == "wrap_run_sync":
+        _hops.patched_run_sync = replacement
+
+
+def _rebind(old: Any, new: Any) -> None:
+    """Replace a function in all modules that have `from`-imported it by now."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "fastapi_overflow" or not isinstance(module, ModuleType):
+            continue
+        for attribute, value in list(vars(module).items()):
+            if value is old:
+                setattr(module, attribute, new)
+
+
+def _give_up(point: Point, exc: Exception) -> None:
+    """Undo everything and say why, once."""
+    global _failure
+    place = f"{point.target or point.module}.{point.attribute}"
+    _failure = f"{place} is not as expected: {exc}"
+    for done, (original, replacement) in reversed(_applied.items()):
+        module = sys.modules[done.target or done.module]
+        owner, name, current = wrapt.resolve_path(module, done.attribute)
+        if current is replacement:
+            setattr(owner, name, original)
+        _rebind(replacement, original)
+    _applied.clear()
+    logger.warning("fastapi-overflow is off: %s. %s", _failure, REMEDY)
+
+
+def in_place(point: Point) -> bool:
+    """Tell whether a row's replacement stands where it was put, wrapped by others or not."""
+    if point.module not in sys.modules:
+        return False
+    try:
+        current = wrapt.resolve_path(sys.modules[point.target or point.module], point.attribute)[2]
+    except (AttributeError, KeyError):
+        return False
+    ours = {id(replacement) for _, replacement in _applied.values()}
+    while current is not None:
+        if id(current) in ours:
+            return True
+        current = getattr(current, "__wrapped__", None)
+    return False
+
+
+def patch() -> None:
+    """Protect the app of this process from deadlocks on its thread pool.
+
+    What the import hook does by itself; for installations that don't run it. May be called before
+    Starlette and FastAPI are imported or after, and any number of times. Does nothing with
+    FASTAPI_OVERFLOW_DISABLE set. Where Starlette, FastAPI or anyio are not as expected, a warning
+    of the logger `fastapi_overflow` says so and the app runs as stock.
+
+    :raises SettingsError: when a FASTAPI_OVERFLOW_* variable has a value that breaks its rule
+    """
+    if _startup.disabled():
+        return
+    _settings.load()
+    register_hooks()
+    import starlette.applications  # noqa: F401 - the hooks do the rest
+    
+
+def patched() -> bool:
+    """Tell whether the app of this process is protected.
+
+    False until Starlette's application class has been imported.
+    """
+    return all(in_place(point) for point in NEEDED)

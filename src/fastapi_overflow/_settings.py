@@ -1,0 +1,140 @@
+"""The settings: read from the environment when Starlette is imported, changed by set_thread_limit().
+
+Called by the patch, by every new limiter and by the command line. A wrong value raises
+`SettingsError`; nothing here touches a running limiter.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+logger = logging.getLogger("fastapi_overflow")
+
+PREFIX = "FASTAPI_OVERFLOW_"
+LIMIT_RULE = "a whole number of at least 3"
+RESERVE_RULE = "a whole number with 0 < reserve < limit - 1"
+
+# The most that a pool wedged by its own waiters stays silent. Long enough that a busy machine
+# whose hops take tens of milliseconds isn't taken for a stalled one, short enough that nobody
+# notices: see tests/benchmarks.
+STALL_SECONDS = 0.05
+
+
+class SettingsError(ValueError):
+    """A FASTAPI_OVERFLOW_* variable has a value that breaks its rule."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a new limiter is made with.
+
+    :ivar limit: threads per event loop
+    :ivar reserve: threads of the limit that only requests already under way may use
+    :ivar stall_threads: most threads added while the pool is stalled; None: as many as the limit
+    :ivar stall_seconds: seconds in which nothing must finish before the pool counts as stalled
+    :ivar sources: where each came from: "default", a variable's name or "set_thread_limit()"
+    """
+
+    limit: int = 40
+    reserve: int = 1
+    stall_threads: int | None = None
+    stall_seconds: float = STALL_SECONDS
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+# Variable, field of Settings (None: read elsewhere).
+VARIABLES: dict[str, str | None] = {
+    "FASTAPI_OVERFLOW_DISABLE": None,
+    "FASTAPI_OVERFLOW_LIMIT": "limit",
+    "FASTAPI_OVERFLOW_RESERVE": "reserve",
+    "FASTAPI_OVERFLOW_STALL_THREADS": "stall_threads",
+    "FASTAPI_OVERFLOW_STALL_SECONDS": "stall_seconds",
+}
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """Return the settings that `environ` asks for; an empty value counts as not set.
+
+    :raises SettingsError: naming the variable, its value and the rule it breaks
+    """
+    given = {
+        name: environ[variable].strip()
+        for variable, name in VARIABLES.items()
+        if name and environ.get(variable, "").strip()
+    }
+
+    def whole(name: str, rule: str, least: int) -> int:
+        try:
+            number = int(given[name])
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise _error(name, rule, given[name])
+        return number
+
+    values: dict[str, Any] = {}
+    if "limit" in given:
+        values["limit"] = whole("limit", LIMIT_RULE, 3)
+    limit = values.get("limit", Settings.limit)
+    if "reserve" in given:
+        rule = f"{RESERVE_RULE} (the limit is {limit})"
+        values["reserve"] = whole("reserve", rule, 1)
+        if values["reserve"] >= limit - 1:
+            raise _error("reserve", rule, given["reserve"])
+    if "stall_threads" in given:
+        values["stall_threads"] = whole("stall_threads", "a whole number of at least 0", 0)
+    if "stall_seconds" in given:
+        try:
+            seconds = float(given["stall_seconds"])
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise _error("stall_seconds", "a number of seconds above 0", given["stall_seconds"])
+        values["stall_seconds"] = seconds
+    names = {name: variable for variable, name in VARIABLES.items() if name}
+    return Settings(**values, sources={name: names[name] for name in values})
+
+
+def _error(name: str, rule: str, value: str) -> SettingsError:
+    return SettingsError(f"{PREFIX}{name.upper()} must be {rule}, got {value!r}")
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the FASTAPI_OVERFLOW_* names that mean nothing, each with the nearest known one."""
+    unknown = sorted(n for n in environ if n.startswith(PREFIX) and n not in VARIABLES)
+    if not unknown:
+        return {}
+    from difflib import get_close_matches
+
+    return {n: next(iter(get_close_matches(n, VARIABLES, 1)), None) for n in unknown}
+
+
+_current: Settings | None = None
+
+
+def load() -> Settings:
+    """Read the environment, once, and warn of variables that mean nothing.
+
+    :raises SettingsError: when a value breaks its rule, at every call until it is mended
+    """
+    global _current
+    if _current is None:
+        _current = read(os.environ)
+        for name, nearest in unknown_variables(os.environ).items():
+            hint = f", did you mean {nearest}?" if nearest else ""
+            logger.warning("%s is not a setting of fastapi-overflow%s", name, hint)
+    return _current
+
+
+def change(*, limit: int, reserve: int) -> None:
+    """Set what the limiters of event loops to come are made with."""
+    global _current
+    now = load()
+    here = "set_thread_limit()"
+    sources = {**now.sources, "limit": here, "reserve": here}
+    _current = replace(now, limit=limit, reserve=reserve, sources=sources)

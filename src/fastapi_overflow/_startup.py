@@ -1,0 +1,63 @@
+"""Arm the import finder: `site` calls `arm()` at the start of every Python of the environment.
+
+It must never import what is not loaded already, never raise, never print. The name and place of
+`arm` are frozen: an old `.pth` or `.start` may outlive an upgrade.
+"""
+
+import os
+import sys
+
+armed_by = None  # ".pth", ".start" or "arm()"
+
+
+def disabled():  # type: ignore[no-untyped-def]
+    """Tell whether FASTAPI_OVERFLOW_DISABLE turns everything off."""
+    value = os.environ.get("FASTAPI_OVERFLOW_DISABLE", "")
+    return value.strip().lower() not in ("", "0", "false", "no", "off")
+
+
+class _Finder:
+    """Waits on `sys.meta_path` for the first look-up of Starlette or FastAPI."""
+
+    def find_spec(self, fullname, path=None, target=None):  # type: ignore[no-untyped-def]
+        if fullname != "starlette" and fullname != "fastapi":
+            return None
+        try:
+            from fastapi_overflow._patch import register_hooks
+
+            register_hooks()
+        except Exception as exc:
+            # A half-removed installation, wrapt missing: the app runs as stock.
+            import logging
+
+            logging.getLogger("fastapi_overflow").warning(
+                "fastapi-overflow is off, the app runs unprotected: %s. "
+                "Reinstall fastapi-overflow, or uninstall it.",
+                exc,
+            )
+        # Only now: a second thread that imports Starlette meanwhile must wait for the hooks too.
+        try:
+            sys.meta_path.remove(self)
+        except ValueError:
+            pass  # the other thread was faster
+        # Ask all finders again instead of returning None: the import machinery is in the middle
+        # of iterating over the list that has just changed and would skip one.
+        from importlib.util import find_spec
+
+        return find_spec(fullname)
+
+
+finder = _Finder()
+
+
+def arm():  # type: ignore[no-untyped-def]
+    """Put the finder on `sys.meta_path`, once, unless FASTAPI_OVERFLOW_DISABLE is set."""
+    global armed_by
+    if disabled() or armed_by is not None:
+        return
+    caller = sys._getframe(1)
+    if caller.f_globals.get("__name__") != "site":
+        armed_by = "arm()"
+    else:  # a .pth line is a little module of its own, an entry point is called from a function
+        armed_by = ".pth" if caller.f_code.co_name == "<module>" else ".start"
+    sys.meta_path.insert(0, finder)
