@@ -18,7 +18,7 @@ class Clock(Protocol):
     """Turns, timers and the current task of one event loop."""
 
     def is_running_here(self) -> bool:
-        """Tell whether this loop is the one that runs in this thread, as far as is cheap to know."""
+        """Tell whether this loop runs in this thread, as far as is cheap to know."""
 
     def current_task(self) -> Any: ...
 

@@ -43,9 +43,7 @@ def set_thread_limit(limit: int = 40, anti_deadlock_reserve: int = 1) -> None:
         current_limiter().resize(limit, anti_deadlock_reserve)
     else:
         try:
-            from_thread.run_sync(
-                lambda: current_limiter().resize(limit, anti_deadlock_reserve)
-            )
+            from_thread.run_sync(lambda: current_limiter().resize(limit, anti_deadlock_reserve))
         except RuntimeError:  # not in a worker thread either
             _settings.change(limit=limit, reserve=anti_deadlock_reserve)
 

@@ -183,7 +183,8 @@ def in_place(point: Point) -> bool:
     if point.module not in sys.modules:
         return False
     try:
-        current = wrapt.resolve_path(sys.modules[point.target or point.module], point.attribute)[2]
+        module = sys.modules[point.target or point.module]
+        current: Any = wrapt.resolve_path(module, point.attribute)[2]
     except (AttributeError, KeyError):
         return False
     ours = {id(replacement) for _, replacement in _applied.values()}
@@ -209,7 +210,7 @@ def patch() -> None:
     _settings.load()
     register_hooks()
     import starlette.applications  # noqa: F401 - the hooks do the rest
-    
+
 
 def patched() -> bool:
     """Tell whether the app of this process is protected.

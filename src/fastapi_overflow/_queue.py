@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from ._limiter import Lease
+    from ._lease import Lease
 
 
 class Waiter:
@@ -39,7 +39,7 @@ class WaiterQueue:
            `later` is stale, and at most as many entries are stale as are not, plus 16.
     """
 
-    __slots__ = ("_arrivals", "_heap", "first", "later")
+    __slots__ = ("_arrivals", "_heap", "first", "later", "size")
 
     def __init__(self) -> None:
         # OrderedDict, not dict: taking the head of a dict costs O(n) once heads were deleted.
@@ -47,11 +47,10 @@ class WaiterQueue:
         self.later: OrderedDict[Waiter, None] = OrderedDict()
         self._heap: list[tuple[int, int, Waiter]] = []
         self._arrivals = 0
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.later)
+        self.size = 0  # of first and later; looked at for every hop
 
     def add(self, waiter: Waiter) -> None:
+        self.size += 1
         self._arrivals += 1
         waiter.arrival = self._arrivals
         if waiter.depth:
@@ -61,6 +60,7 @@ class WaiterQueue:
             self.first[waiter] = None
 
     def remove(self, waiter: Waiter) -> None:
+        self.size -= 1
         if waiter.depth:
             del self.later[waiter]
             if len(self._heap) > 2 * len(self.later) + 16:
@@ -84,6 +84,9 @@ class WaiterQueue:
         first, later = next(iter(self.first)), next(iter(self.later))
         return first if first.arrival < later.arrival else later
 
+    def oldest_later(self) -> Waiter:
+        return next(iter(self.later))
+
     def deepest(self) -> Waiter:
         """Return the later hop whose request has made most hops."""
         while self._heap[0][2] not in self.later:
@@ -92,6 +95,7 @@ class WaiterQueue:
 
     def check(self) -> None:
         """Assert the invariants."""
+        assert self.size == len(self.first) + len(self.later)
         assert not any(w.depth for w in self.first)
         assert all(w.depth for w in self.later)
         assert not any(w.granted for w in (*self.first, *self.later))

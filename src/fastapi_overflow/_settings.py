@@ -1,4 +1,4 @@
-"""The settings: read from the environment when Starlette is imported, changed by set_thread_limit().
+"""The settings: read when Starlette is imported, changed by set_thread_limit().
 
 Called by the patch, by every new limiter and by the command line. A wrong value raises
 `SettingsError`; nothing here touches a running limiter.

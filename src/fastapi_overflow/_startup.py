@@ -10,7 +10,7 @@ import sys
 armed_by = None  # ".pth", ".start" or "arm()"
 
 
-def disabled():  # type: ignore[no-untyped-def]
+def disabled() -> bool:
     """Tell whether FASTAPI_OVERFLOW_DISABLE turns everything off."""
     value = os.environ.get("FASTAPI_OVERFLOW_DISABLE", "")
     return value.strip().lower() not in ("", "0", "false", "no", "off")
@@ -20,7 +20,7 @@ class _Finder:
     """Waits on `sys.meta_path` for the first look-up of Starlette or FastAPI."""
 
     def find_spec(self, fullname, path=None, target=None):  # type: ignore[no-untyped-def]
-        if fullname != "starlette" and fullname != "fastapi":
+        if fullname not in ("starlette", "fastapi"):
             return None
         try:
             from fastapi_overflow._patch import register_hooks
@@ -50,7 +50,7 @@ class _Finder:
 finder = _Finder()
 
 
-def arm():  # type: ignore[no-untyped-def]
+def arm() -> None:
     """Put the finder on `sys.meta_path`, once, unless FASTAPI_OVERFLOW_DISABLE is set."""
     global armed_by
     if disabled() or armed_by is not None:

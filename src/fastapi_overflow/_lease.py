@@ -1,0 +1,40 @@
+"""A request's claim to a thread, and the context variable that carries it to the request's hops.
+
+Opened and closed where the app is entered, moved between its states by the pool.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._pool import TokenPool
+    from ._queue import Waiter
+
+# What the own token of a lease does: there is none; a hop runs with it; it lingers.
+NONE, BUSY, LINGERING = range(3)
+
+
+class Lease:
+    """One request's claim to a thread.
+
+    :ivar hops: made so far, and so the depth of the next one: 0 is a first hop
+    :ivar streak: hops in a row that the own token has been kept for
+    :ivar turn: of the pool, in which the own token began to linger
+    :ivar waiting_first: first hops that wait, where a request begins several side by side
+    """
+
+    __slots__ = ("closed", "hops", "pool", "streak", "token", "turn", "waiting_first")
+
+    def __init__(self, pool: TokenPool, hops: int) -> None:
+        self.pool = pool
+        self.hops = hops
+        self.token = NONE
+        self.streak = 0
+        self.turn = 0
+        self.waiting_first: list[Waiter] | None = None
+        self.closed = False
+
+
+current_lease: ContextVar[Lease | None] = ContextVar("fastapi_overflow_lease", default=None)

@@ -1,0 +1,330 @@
+"""Who gets a thread, and in which order: the tokens of one event loop.
+
+Called for every hop, from the event loop's thread only. It must never block, never start a thread
+of its own, and knows nothing of wrapt, FastAPI or the environment.
+
+Vocabulary, used everywhere in this project:
+    limit    how many threads the hops of one event loop may have (anyio: total_tokens)
+    token    the right to one thread
+    hop      one trip of an async function into a thread and back
+    lease    one request's claim: it keeps the token of a finished hop for a few turns of the loop
+    linger   what a token does between the hops of its lease
+    reserve  tokens of the limit that only later hops (not a request's first) may take
+    waiter   a hop that waits for a token
+    stall    somebody waits and nothing has finished for a while
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from weakref import WeakSet
+
+from ._clock import current_clock
+from ._lease import BUSY, LINGERING, NONE, Lease, current_lease
+from ._queue import Waiter, WaiterQueue
+from ._stall import StallWatch
+
+# Turns of the event loop for which a token lingers while somebody waits. A sync route starts its
+# next hop two turns after the last has ended; one more for a middleware in between.
+LINGER_TURNS = 3
+
+# Hops in a row for which a lease may keep its token while somebody waits: more than any request but
+# a stream or a WebSocket makes, so that those can't keep a new request waiting for ever. A guess.
+LINGER_HOPS = 32
+
+
+class TokenPool:
+    """The tokens of one event loop: who has one, who waits, who is next.
+
+    A token is *taken* while a hop runs with it and while it lingers. First hops take the regular
+    tokens (`limit - reserve`), later hops all of them. Regular tokens go to whoever has waited
+    longest; the reserve goes in turn to the later hop of the request that has made most hops, the
+    likeliest to hold what others wait for, and to the later hop that has waited longest, so that
+    none waits for ever. When the pool stalls, later hops get extra tokens beyond the limit: 1, 2,
+    4, ... until something finishes. Those are not replaced when they are given back.
+    """
+
+    # Invariants, between any two calls:
+    #   1. While a regular token is free (taken < _regular), nobody waits.
+    #   2. While any token is free (taken < _total), no later hop waits.
+    #   3. A lease is in _lingering if and only if its token lingers; its token is BUSY if and only
+    #      if it is the value of one borrower. A closed lease doesn't linger.
+    #   4. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
+    #      loop are counted.
+    #   5. taken <= max(_total, what was taken when the limit was lowered) + the stall threads.
+    # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
+    # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
+    # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
+    # until it is served, up to the bound. By age as well as by depth: each is served in the end.
+    # Assumes: the event loop's thread only; no await between a check and what it allows; whoever
+    # takes a token gives it back; what is held across hops was not got in a hop that still waits.
+
+    def __init__(
+        self, total: float, reserve: int, stall_threads: int | None, stall_seconds: float
+    ) -> None:
+        self._clock = current_clock()
+        self.current_task = self._clock.current_task
+        self.is_running_here = self._clock.is_running_here
+        # Whose hops run: the lease whose own token they use, None where it goes back at once.
+        self._borrowers: dict[object, Lease | None] = {}
+        self._lingering: dict[Lease, None] = {}  # oldest first
+        self._waiters = WaiterQueue()
+        self._hopped: WeakSet[Any] = WeakSet()  # tasks that have hopped outside any lease
+        self._stall = StallWatch(self, self._clock, stall_seconds)
+        self._stall_threads = stall_threads
+        self._finished = 0  # hops
+        self._turn = 0
+        self._counting_turns = False
+        self._next_is_deepest = True
+        self.resize(total, reserve)
+
+    def resize(self, total: float, reserve: int) -> None:
+        """Set limit and reserve; who may run now is woken, tokens that linger are taken back."""
+        self._total = total
+        self._reserve = reserve
+        # The reserve never takes the last token.
+        self._regular = total - min(reserve, max(total - 1, 0)) if total < math.inf else total
+        while self._lingering and self._taken() > total:
+            self._end_lingering(next(iter(self._lingering)))
+        self._dispatch()
+
+    # ---- leases
+
+    def open_lease(self) -> Lease:
+        """Return a new lease for a request that begins in the current task."""
+        # A task that has hopped before may hold something: what it calls isn't a first hop.
+        return Lease(self, 1 if self.current_task() in self._hopped else 0)
+
+    def close_lease(self, lease: Lease) -> None:
+        """End a lease with its request; a hop that outlives it gives its token back at once."""
+        lease.closed = True
+        if not lease.hops:
+            return
+        try:
+            self._remember(self.current_task())
+        except RuntimeError:
+            return  # an abandoned coroutine: the loop is gone, and all who could wait with it
+        if lease.token == LINGERING:
+            self._end_lingering(lease)
+            self._dispatch()
+
+    # ---- hops
+
+    def start_acquire(self, borrower: object) -> Waiter | None:
+        """Take a token for `borrower` at once, or return the waiter to `wait` with."""
+        lease, depth = self._who(borrower)
+        if self._take(borrower, lease, depth):
+            return None
+        waiter = Waiter(borrower, lease, depth)
+        self._waiters.add(waiter)
+        if lease is not None and not depth:
+            if lease.waiting_first is None:
+                lease.waiting_first = []
+            lease.waiting_first.append(waiter)
+        if self._lingering:
+            self._count_turns()
+        self._stall.watch(self._finished)
+        return waiter
+
+    def start_acquire_nowait(self, borrower: object) -> bool:
+        """Take a token for `borrower`, one that lingers if need be; tell whether there was one."""
+        lease, depth = self._who(borrower)
+        if self._take(borrower, lease, depth):
+            return True
+        if not self._lingering or self._waiters.size:
+            return False
+        self._end_lingering(next(iter(self._lingering)))
+        return self._take(borrower, lease, depth)
+
+    async def wait(self, waiter: Waiter) -> None:
+        """Wait until `waiter` is granted its token.
+
+        When cancelled it leaves the queue; granted in that very turn, it hands the token on.
+        """
+        try:
+            await waiter.event.wait()
+        except BaseException:
+            if waiter.granted:
+                self.abandon(waiter.borrower)  # its token goes to the next waiter
+            else:
+                self._forget(waiter)  # it has no token
+            raise
+
+    def finish(self, borrower: object) -> None:
+        """End the hop of `borrower`: its token lingers with its lease or goes to the next waiter.
+
+        :raises KeyError: if it has none
+        """
+        lease = self._borrowers.pop(borrower)
+        self._finished += 1
+        if lease is not None:
+            if (
+                not lease.closed
+                and self._total
+                and (lease.streak < LINGER_HOPS or not self._waiters.size)
+            ):
+                lease.token = LINGERING
+                lease.turn = self._turn
+                self._lingering[lease] = None
+                if self._waiters.size:
+                    self._count_turns()
+                return
+            lease.token = NONE
+        if self._waiters.size:
+            self._dispatch()
+
+    def abandon(self, borrower: object) -> None:
+        """Return the token of a hop that never ran to the next waiter."""
+        lease = self._borrowers.pop(borrower)
+        if lease is not None:
+            lease.token = NONE
+        self._dispatch()
+
+    # ---- tokens
+
+    def _taken(self) -> int:
+        return len(self._borrowers) + len(self._lingering)
+
+    def _who(self, borrower: object) -> tuple[Lease | None, int]:
+        """Return the lease of the caller, if any, and the depth of its hop."""
+        if borrower in self._borrowers:
+            raise RuntimeError(
+                "this borrower is already holding one of this CapacityLimiter's tokens"
+            )
+        lease = current_lease.get()
+        if lease is not None and lease.pool is self and not lease.closed:
+            return lease, lease.hops
+        task = self.current_task()
+        if task in self._hopped:
+            return None, 1
+        self._remember(task)
+        return None, 0
+
+    def _remember(self, task: Any) -> None:
+        """What `task` does next, outside any lease, isn't a first hop: it may hold something."""
+        if task is not None:  # a callback of the loop is in none
+            self._hopped.add(task)
+
+    def _take(self, borrower: object, lease: Lease | None, depth: int) -> bool:
+        """Take a token without waiting, if the invariants allow it."""
+        if lease is not None and lease.token == LINGERING:
+            del self._lingering[lease]
+            lease.token = BUSY
+            lease.hops += 1
+            lease.streak += 1
+            self._borrowers[borrower] = lease
+            return True
+        if self._taken() >= (self._total if depth else self._regular):
+            return False
+        self._grant(borrower, lease)
+        return True
+
+    def _grant(self, borrower: object, lease: Lease | None) -> None:
+        if lease is None or lease.closed:
+            self._borrowers[borrower] = None
+            return
+        if lease.token == NONE:
+            lease.token = BUSY
+            lease.streak = 0
+            self._borrowers[borrower] = lease
+        else:  # a hop beside the lease's own
+            self._borrowers[borrower] = None
+        lease.hops += 1
+        if lease.waiting_first:
+            # Hops that began side by side: what still waits belongs to a request under way now.
+            waiting, lease.waiting_first = lease.waiting_first, None
+            for waiter in waiting:
+                self._waiters.promote(waiter)
+
+    def _admit(self, waiter: Waiter) -> None:
+        self._forget(waiter)
+        waiter.granted = True
+        self._grant(waiter.borrower, waiter.lease)
+        waiter.event.set()
+
+    def _forget(self, waiter: Waiter) -> None:
+        self._waiters.remove(waiter)
+        if waiter.lease is not None and waiter.lease.waiting_first and not waiter.depth:
+            waiter.lease.waiting_first.remove(waiter)
+
+    def _dispatch(self) -> None:
+        """Restore invariants 1 and 2. Computed from what is taken, not from what has changed."""
+        while self._waiters.size:
+            taken = self._taken()
+            if taken < self._regular:
+                self._admit(self._waiters.oldest())
+            elif taken < self._total and self._waiters.later:
+                self._admit(self._next_later())
+            else:
+                return
+
+    def _next_later(self) -> Waiter:
+        """Choose who gets a token of the reserve or of the growth."""
+        # Deepest only would let busy WebSockets, thousands of hops deep, keep out the request that
+        # holds what everybody waits for; oldest only took 24 times as long in one measured shape.
+        deepest, self._next_is_deepest = self._next_is_deepest, not self._next_is_deepest
+        return self._waiters.deepest() if deepest else self._waiters.oldest_later()
+
+    # ---- turns: the end of lingering
+
+    def _end_lingering(self, lease: Lease) -> None:
+        del self._lingering[lease]
+        lease.token = NONE
+
+    def _count_turns(self) -> None:
+        # Only while somebody waits: a token that nobody needs may linger at no cost.
+        if not self._counting_turns:
+            self._counting_turns = True
+            self._clock.call_soon(self._on_turn)
+
+    def _on_turn(self) -> None:
+        self._counting_turns = False
+        if not self._waiters.size:
+            return
+        self._turn += 1
+        ended = []
+        for lease in self._lingering:
+            if self._turn - lease.turn < LINGER_TURNS:
+                break
+            ended.append(lease)
+        for lease in ended:
+            self._end_lingering(lease)
+        self._dispatch()
+        if self._waiters.size and self._lingering:
+            self._count_turns()
+
+    # ---- stalls: called by the stall watch
+
+    def progress(self) -> int | None:
+        """Return how many hops have finished, None when nobody waits."""
+        return self._finished if self._waiters.size else None
+
+    def grow(self, most: int) -> None:
+        """Let up to `most` later hops run although no token is free for them."""
+        if not self._total:
+            return  # the app has closed the pool
+        if not self._waiters.later:
+            # All threads wait for something and only new requests are left: the rest of the limit
+            # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
+            while self._waiters.size and self._taken() < self._total:
+                self._admit(self._waiters.oldest())
+            return
+        extra = self._total if self._stall_threads is None else self._stall_threads
+        for _ in range(int(min(most, self._total + extra - self._taken()))):
+            if self._waiters.later:
+                self._admit(self._next_later())
+
+    # ---- for the tests
+
+    def _check(self) -> None:
+        """Assert the invariants."""
+        self._waiters.check()
+        assert self._taken() >= self._regular or not self._waiters.size
+        assert self._taken() >= self._total or not self._waiters.later
+        own = [lease for lease in self._borrowers.values() if lease is not None]
+        assert len(own) == len(set(own))
+        assert all(lease.token == BUSY for lease in own)
+        assert all(lease.token == LINGERING and not lease.closed for lease in self._lingering)
+        assert self._stall.on or not self._waiters.size
+        assert self._counting_turns or not (self._waiters.size and self._lingering)
