@@ -21,13 +21,14 @@ class Lease:
 
     :ivar hops: made so far, and so the depth of the next one: 0 is a first hop
     :ivar streak: hops in a row that the own token has been kept for
+    :ivar extra: whether the own token is one of the reserve or of the growth
     :ivar turn: of the pool, in which the own token began to linger
     :ivar waiting_first: first hops that wait, where a request begins several side by side
     """
 
-    __slots__ = ("closed", "hops", "pool", "streak", "token", "turn", "waiting_first")
+    __slots__ = ("closed", "extra", "hops", "pool", "streak", "token", "turn", "waiting_first")
 
-    def __init__(self, pool: TokenPool, hops: int) -> None:
+    def __init__(self, pool: TokenPool | None, hops: int) -> None:
         self.pool = pool
         self.hops = hops
         self.token = NONE
@@ -35,6 +36,12 @@ class Lease:
         self.turn = 0
         self.waiting_first: list[Waiter] | None = None
         self.closed = False
+        self.extra = False
 
 
 current_lease: ContextVar[Lease | None] = ContextVar("fastapi_overflow_lease", default=None)
+
+# Stands for the lease of a hop that has a token of the reserve or of the growth and no lease to
+# keep it.
+EXTRA = Lease(None, 0)
+EXTRA.closed = EXTRA.extra = True

@@ -6,7 +6,7 @@ nothing while nobody waits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._clock import Clock
 
@@ -16,46 +16,78 @@ if TYPE_CHECKING:
 # Turns of the loop between the end of a hop in its thread and its end in the pool.
 REPORTING_TURNS = 3
 
+# Looks in a row at which no hop with a regular token has finished, though others have, until those
+# that the others overtake get threads of their own. A guess: a second, where ordinary queries end.
+STARVED_LOOKS = 20
+
+
+class Progress(NamedTuple):
+    """How many hops have finished, by the kind of their token."""
+
+    regular: int
+    extra: int
+
 
 class StallWatch:
-    """Looks every `seconds` whether a hop has finished since it last looked."""
+    """Looks every `seconds` whether a hop has finished since it last looked.
 
-    __slots__ = ("_clock", "_growth", "_pool", "_seconds", "_seen", "on")
+    Two things can go wrong. Nothing finishes: threads are added, at each look twice as many as at
+    the last. Or hops finish, but only with the reserve, because deep requests that have nothing to
+    do with it (busy WebSockets) keep out the one that the regular threads wait for: then threads
+    are added for those who have waited longest.
+    """
+
+    __slots__ = ("_clock", "_growth", "_pool", "_seconds", "_seen", "_starved", "on")
 
     def __init__(self, pool: TokenPool, clock: Clock, seconds: float) -> None:
         self._pool = pool
         self._clock = clock
         self._seconds = seconds
-        self._seen: int | None = None  # hops that had finished at the last look
-        self._growth = 1  # threads to add at the next stalled look
+        self._seen: Progress | None = None  # at the last look
+        self._growth = 1  # threads to add next
+        self._starved = 0  # looks without regular progress
         self.on = False
 
-    def watch(self, progress: int | None) -> None:
-        """Be on from now, with so many hops finished, until a look finds nobody waiting."""
+    def watch(self) -> None:
+        """Be on from now until a look finds nobody waiting."""
         if not self.on:
             self.on = True
-            self._look_later(progress)
+            self._growth = 1
+            self._starved = 0
+            self._look_later()
 
-    def _look_later(self, progress: int | None) -> None:
-        self._seen = progress
+    def _look_later(self) -> None:
+        self._seen = self._pool.progress()
         self._clock.call_later(self._seconds, self._look)
 
     def _look(self) -> None:
-        progress = self._pool.progress()
-        if progress is not None and progress == self._seen:
-            # The loop itself may have been held up: let what has finished meanwhile report first.
-            self._confirm(REPORTING_TURNS)
-            return
-        self._growth = 1
-        self.on = progress is not None
-        if self.on:
-            self._look_later(progress)
+        # The loop itself may have been held up: let what has finished meanwhile report first.
+        self._look_in(0 if self._has_moved() else REPORTING_TURNS)
 
-    def _confirm(self, turns: int) -> None:
+    def _has_moved(self) -> bool:
+        return self._pool.progress() != self._seen
+
+    def _look_in(self, turns: int) -> None:
         if turns:
-            self._clock.call_soon(lambda: self._confirm(turns - 1))
+            self._clock.call_soon(lambda: self._look_in(turns - 1))
             return
-        if self._pool.progress() == self._seen:
+        progress = self._pool.progress()
+        if progress is None or self._seen is None:
+            self.on = progress is not None
+            if self.on:
+                self._look_later()
+            return
+        if progress.regular != self._seen.regular:
+            self._growth = 1
+            self._starved = 0
+        elif progress.extra != self._seen.extra:
+            self._starved += 1
+            if self._starved >= STARVED_LOOKS:
+                self._pool.grow_by_age(self._growth)
+                self._growth *= 2
+            else:
+                self._growth = 1
+        else:
             self._pool.grow(self._growth)
             self._growth *= 2
-        self._look_later(self._pool.progress())
+        self._look_later()
