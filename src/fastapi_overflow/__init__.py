@@ -5,7 +5,7 @@ General layout, by the moment at which a module runs:
     _settings  Starlette is imported: reads the environment
     _patch     Starlette is imported: puts the replacements in place
     _hops      every request and every hop: the replacements themselves
-    _pool      every hop: who gets a thread, in which order (_lease, _queue, _stall, _clock)
+    _pool      every hop: who gets a thread, in what order: _lease _linger _queue _stall _clock
     _limiter   every hop: anyio's contract on top of the pool
     _control   somebody asks: set_thread_limit()
     __main__   somebody asks: the command line

@@ -6,7 +6,7 @@ Opened and closed where the app is entered, moved between its states by the pool
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from ._pool import TokenPool
@@ -28,7 +28,7 @@ class Lease:
 
     __slots__ = ("closed", "extra", "hops", "pool", "streak", "token", "turn", "waiting_first")
 
-    def __init__(self, pool: TokenPool | None, hops: int) -> None:
+    def __init__(self, pool: TokenPool, hops: int) -> None:
         self.pool = pool
         self.hops = hops
         self.token = NONE
@@ -43,5 +43,5 @@ current_lease: ContextVar[Lease | None] = ContextVar("fastapi_overflow_lease", d
 
 # Stands for the lease of a hop that has a token of the reserve or of the growth and no lease to
 # keep it.
-EXTRA = Lease(None, 0)
+EXTRA = Lease(cast("TokenPool", None), 0)
 EXTRA.closed = EXTRA.extra = True

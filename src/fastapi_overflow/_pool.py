@@ -22,12 +22,9 @@ from weakref import WeakSet
 
 from ._clock import current_clock
 from ._lease import BUSY, EXTRA, LINGERING, NONE, Lease, current_lease
+from ._linger import Lingering
 from ._queue import Waiter, WaiterQueue
 from ._stall import Progress, StallWatch
-
-# Turns of the event loop for which a token lingers while somebody waits. A sync route starts its
-# next hop two turns after the last has ended; one more for a middleware in between.
-LINGER_TURNS = 3
 
 # Hops in a row for which a lease may keep its token while somebody waits: more than any request but
 # a stream or a WebSocket makes, so that those can't keep a new request waiting for ever. A guess.
@@ -54,7 +51,7 @@ class TokenPool:
     # Invariants, between any two calls:
     #   1. While a regular token is free (taken < _regular), nobody waits.
     #   2. While any token is free (taken < _total), no later hop waits.
-    #   3. A lease is in _lingering if and only if its token lingers; its token is BUSY if and only
+    #   3. A lease is in _linger if and only if its token lingers; its token is BUSY if and only
     #      if it is the value of one borrower. A closed lease doesn't linger.
     #   4. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
     #      loop are counted.
@@ -75,15 +72,13 @@ class TokenPool:
         self.is_running_here = self._clock.is_running_here
         # Whose hops run: the lease whose own token they use, None where it goes back at once.
         self._borrowers: dict[object, Lease | None] = {}
-        self._lingering: dict[Lease, None] = {}  # oldest first
         self._waiters = WaiterQueue()
+        self._linger = Lingering(self._clock, self._somebody_waits, self._dispatch)
         self._hopped: WeakSet[Any] = WeakSet()  # tasks that have hopped outside any lease
         self._stall = StallWatch(self, self._clock, stall_seconds)
         self._stall_threads = stall_threads
         self._finished = 0  # hops with a regular token
         self._finished_extra = 0  # hops with one of the reserve or of the growth
-        self._turn = 0
-        self._counting_turns = False
         self._by_depth = 0
         self.resize(total, reserve)
 
@@ -93,8 +88,8 @@ class TokenPool:
         self._reserve = reserve
         # The reserve never takes the last token.
         self._regular = total - min(reserve, max(total - 1, 0)) if total < math.inf else total
-        while self._lingering and self._taken() > total:
-            self._end_lingering(next(iter(self._lingering)))
+        while self._linger.leases and self._taken() > total:
+            self._linger.end_oldest()
         self._dispatch()
 
     # ---- leases
@@ -114,7 +109,7 @@ class TokenPool:
         except RuntimeError:
             return  # an abandoned coroutine: the loop is gone, and all who could wait with it
         if lease.token == LINGERING:
-            self._end_lingering(lease)
+            self._linger.end(lease)
             self._dispatch()
 
     # ---- hops
@@ -130,8 +125,7 @@ class TokenPool:
             if lease.waiting_first is None:
                 lease.waiting_first = []
             lease.waiting_first.append(waiter)
-        if self._lingering:
-            self._count_turns()
+        self._linger.count_turns()
         self._stall.watch()
         return waiter
 
@@ -140,9 +134,9 @@ class TokenPool:
         lease, depth = self._who(borrower)
         if self._take(borrower, lease, depth):
             return True
-        if not self._lingering or self._waiters.size:
+        if not self._linger.leases or self._waiters.size:
             return False
-        self._end_lingering(next(iter(self._lingering)))
+        self._linger.end_oldest()
         return self._take(borrower, lease, depth)
 
     async def wait(self, waiter: Waiter) -> None:
@@ -177,11 +171,9 @@ class TokenPool:
                 and self._total
                 and (lease.streak < LINGER_HOPS or not self._waiters.size)
             ):
-                lease.token = LINGERING
-                lease.turn = self._turn
-                self._lingering[lease] = None
+                self._linger.add(lease)
                 if self._waiters.size:
-                    self._count_turns()
+                    self._linger.count_turns()
                 return
             lease.token = NONE
         if self._waiters.size:
@@ -197,7 +189,10 @@ class TokenPool:
     # ---- tokens
 
     def _taken(self) -> int:
-        return len(self._borrowers) + len(self._lingering)
+        return len(self._borrowers) + len(self._linger.leases)
+
+    def _somebody_waits(self) -> bool:
+        return self._waiters.size > 0
 
     def _who(self, borrower: object) -> tuple[Lease | None, int]:
         """Return the lease of the caller, if any, and the depth of its hop."""
@@ -222,7 +217,7 @@ class TokenPool:
     def _take(self, borrower: object, lease: Lease | None, depth: int) -> bool:
         """Take a token without waiting, if the invariants allow it."""
         if lease is not None and lease.token == LINGERING:
-            del self._lingering[lease]
+            del self._linger.leases[lease]
             lease.token = BUSY
             lease.hops += 1
             lease.streak += 1
@@ -276,34 +271,6 @@ class TokenPool:
             else:
                 return
 
-    # ---- turns: the end of lingering
-
-    def _end_lingering(self, lease: Lease) -> None:
-        del self._lingering[lease]
-        lease.token = NONE
-
-    def _count_turns(self) -> None:
-        # Only while somebody waits: a token that nobody needs may linger at no cost.
-        if not self._counting_turns:
-            self._counting_turns = True
-            self._clock.call_soon(self._on_turn)
-
-    def _on_turn(self) -> None:
-        self._counting_turns = False
-        if not self._waiters.size:
-            return
-        self._turn += 1
-        ended = []
-        for lease in self._lingering:
-            if self._turn - lease.turn < LINGER_TURNS:
-                break
-            ended.append(lease)
-        for lease in ended:
-            self._end_lingering(lease)
-        self._dispatch()
-        if self._waiters.size and self._lingering:
-            self._count_turns()
-
     # ---- stalls: called by the stall watch
 
     def progress(self) -> Progress | None:
@@ -350,6 +317,6 @@ class TokenPool:
         own = [lease for lease in self._borrowers.values() if lease is not None]
         assert len(own) == len(set(own))
         assert all(lease.token == BUSY for lease in own)
-        assert all(lease.token == LINGERING and not lease.closed for lease in self._lingering)
+        assert all(lease.token == LINGERING and not lease.closed for lease in self._linger.leases)
         assert self._stall.on or not self._waiters.size
-        assert self._counting_turns or not (self._waiters.size and self._lingering)
+        assert self._linger.counting or not (self._waiters.size and self._linger.leases)
