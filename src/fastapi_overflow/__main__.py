@@ -1,0 +1,106 @@
+"""The command line: `python -m fastapi_overflow`, and the script `fastapi-overflow`.
+
+Called when somebody asks. It must never import more than argparse before a subcommand is chosen:
+`doctor` reports what an ordinary process of this environment would get, so nothing may be loaded
+or patched on its behalf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+MOST_REQUESTS = 10_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return the exit code: 0 yes, 1 no, 2 wrong usage or settings."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
+        words.insert(0, "doctor")
+    options = _parser().parse_args(words)
+    if options.command == "demo":
+        from ._demo import run
+
+        return run(
+            requests=options.requests,
+            database_url=options.database_url,
+            pool_size=options.pool_size,
+            as_json=options.json,
+        )
+    from ._doctor import run as run_doctor
+
+    return run_doctor(as_json=options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="fastapi-overflow",
+        description="Keeps a FastAPI or Starlette app from deadlocking on its own thread pool.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    doctor = commands.add_parser(
+        "doctor",
+        help="tell whether an app in this environment is protected (the default)",
+        description="Tell whether an app in this environment is protected, and if not, why.",
+        epilog="exit code: 0 protected, 1 not protected, 2 wrong usage or settings",
+    )
+    demo = commands.add_parser(
+        "demo",
+        help="show an ordinary app under load without the package, then with it",
+        description=(
+            "Start an ordinary FastAPI app under uvicorn twice, without the package and with it, "
+            "send each the same requests at once, and print what became of them side by side. "
+            'Needs: pip install "fastapi-overflow[demo]"'
+        ),
+        epilog="exit code: 0 no request was lost with the package, 1 it was not so, 2 wrong usage",
+    )
+    demo.add_argument(
+        "--requests",
+        type=_WholeNumber(1, MOST_REQUESTS),
+        default=200,
+        metavar="N",
+        help="requests sent at once (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--database-url",
+        metavar="URL",
+        help=(
+            "SQLAlchemy URL of a database in which two tables, fastapi_overflow_demo_*, are made "
+            "and dropped again (default: a SQLite file in a temporary directory)"
+        ),
+    )
+    demo.add_argument(
+        "--pool-size",
+        type=_WholeNumber(1, 1_000),
+        metavar="N",
+        help="pool_size of the app's SQLAlchemy engine (default: SQLAlchemy's, 5), 10 may overflow",
+    )
+    for command in (doctor, demo):
+        command.add_argument("--json", action="store_true", help="print JSON for programs")
+    return parser
+
+
+class _WholeNumber:
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        self.most = most
+
+    def __call__(self, text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = self.least - 1
+        if not self.least <= number <= self.most:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {self.least} to {self.most}, got {text!r}"
+            )
+        return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

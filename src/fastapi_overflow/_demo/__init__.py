@@ -1,0 +1,55 @@
+"""The demo: an ordinary app, the same load, without fastapi-overflow and then with it.
+
+Called by the command line. It must never protect the app by other means than the import hook that
+a user's app would have, and never leave a process, a file or a table behind.
+
+Layout: runner (the two runs), server (uvicorn), client (the load), database (its tables), report
+(what is printed); app and models are the app and know nothing of the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+
+NEEDS = ("fastapi", "sqlalchemy", "uvicorn", "httpx", "rich", "psutil")
+
+
+class DemoError(Exception):
+    """The demo can't be run; the message is for the user, one line.
+
+    :ivar exit_code: 2 for what the user has asked for, 1 for what the environment lacks
+    """
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(*, requests: int, database_url: str | None, pool_size: int | None, as_json: bool) -> int:
+    """Run the demo and return the exit code: 0 when no request was lost with the package."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in NEEDS if find_spec(name) is None]:
+        print(
+            f"fastapi-overflow demo: needs {', '.join(missing)}: "
+            'pip install "fastapi-overflow[demo]"',
+            file=sys.stderr,
+        )
+        return 2
+    from .runner import compare
+
+    try:
+        comparison = compare(requests, database_url, pool_size)
+    except DemoError as exc:
+        print(f"fastapi-overflow demo: {exc}", file=sys.stderr)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        print("fastapi-overflow demo: interrupted", file=sys.stderr)
+        return 130
+    if as_json:
+        import json
+
+        print(json.dumps(comparison.as_dict(), indent=2))
+    else:
+        print(comparison.as_text())
+    return 1 if comparison.with_it.load.failed else 0

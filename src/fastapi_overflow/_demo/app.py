@@ -1,0 +1,58 @@
+"""The demo's app: a session per request, a user, a list of items, as FastAPI's tutorial has it.
+
+Run by uvicorn in a process of its own. It must never know of fastapi-overflow: no import, no
+setting, nothing done about threads or connections that a tutorial wouldn't do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from .models import Item, User
+
+options: dict[str, Any] = {}
+if "DEMO_POOL_SIZE" in os.environ:
+    options["pool_size"] = int(os.environ["DEMO_POOL_SIZE"])
+engine = create_engine(os.environ["DEMO_DATABASE_URL"], **options)
+SessionLocal = sessionmaker(engine)
+
+app = FastAPI()
+
+
+def get_db() -> Iterator[Session]:
+    db = SessionLocal()
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def get_current_user(db: Annotated[Session, Depends(get_db)]) -> User:
+    user = db.scalar(select(User).where(User.name == "alice"))
+    if user is None:
+        raise HTTPException(401)
+    return user
+
+
+class ItemOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    title: str
+    price: int
+
+
+@app.get("/items", response_model=list[ItemOut])
+def read_items(
+    user: Annotated[User, Depends(get_current_user)], db: Annotated[Session, Depends(get_db)]
+) -> Sequence[Item]:
+    # The dearest first, and nobody thought of an index: some milliseconds in any database.
+    dearest = select(Item).where(Item.owner_id == user.id).order_by(Item.price.desc())
+    return db.scalars(dearest.limit(20)).all()

@@ -1,0 +1,100 @@
+"""The demo's database: checks the URL, makes and fills the tables, drops them at the end.
+
+Called by the runner before the servers start and after they were killed. It must never touch a
+table whose name isn't the demo's own, nor wait for a database without a limit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Engine, create_engine, insert, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from . import DemoError
+from .models import Base, Item, User
+
+ITEMS = 20_000  # a sort of so many takes some milliseconds
+SECONDS = 30  # for a database to answer
+
+
+def parse(text: str) -> URL:
+    """Return the URL, with the path of a SQLite file made absolute.
+
+    :raises DemoError: when the demo can't use what it names
+    """
+    try:
+        url = make_url(text)
+        dialect = url.get_dialect()
+        dialect.import_dbapi()
+    except ArgumentError:
+        raise DemoError(f"--database-url must be a SQLAlchemy URL, got {text!r}") from None
+    except NoSuchModuleError as exc:
+        raise DemoError(f"--database-url: SQLAlchemy says: {exc}") from None
+    except ImportError as exc:
+        raise DemoError(
+            f"--database-url: the driver of {url.drivername} isn't installed: {exc}"
+        ) from None
+    if dialect.is_async:
+        raise DemoError(
+            f"--database-url must name a driver for sync code (the demo's app is sync), "
+            f"got {url.drivername!r}"
+        )
+    if url.get_backend_name() == "sqlite":
+        if not url.database or ":memory:" in url.database:
+            raise DemoError(
+                "--database-url must name a database that several processes can open, "
+                "got SQLite in memory"
+            )
+        if not url.database.startswith("file:"):
+            url = url.set(database=str(Path(url.database).absolute()))
+    return url
+
+
+@contextmanager
+def tables(url: URL) -> Iterator[None]:
+    """Make and fill the demo's tables, and drop them at the end.
+
+    :raises DemoError: when the database can't be reached, or says no
+    """
+    engine = create_engine(url, poolclass=NullPool)
+    _within_limit(lambda: _fill(engine))
+    try:
+        yield
+    finally:
+        _within_limit(lambda: Base.metadata.drop_all(engine))
+
+
+def _fill(engine: Engine) -> None:
+    with engine.begin() as connection:
+        Base.metadata.drop_all(connection)  # a demo that was killed may have left them
+        Base.metadata.create_all(connection)
+        connection.execute(insert(User), [{"id": 1, "name": "alice"}])
+        items = ({"title": f"item {n}", "price": n * 7919 % 9973} for n in range(ITEMS))
+        connection.execute(insert(Item), [{**item, "owner_id": 1} for item in items])
+
+
+def _within_limit(work: Callable[[], None]) -> None:
+    """Run `work` in a thread that nobody waits for longer than SECONDS."""
+    failures: list[SQLAlchemyError] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except SQLAlchemyError as exc:
+            failures.append(exc)
+
+    # A daemon: connecting to a host that drops packets takes minutes and can't be cancelled.
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if thread.is_alive():
+        raise DemoError(f"database can't be reached: no answer within {SECONDS} s")
+    if failures:
+        exc = failures[0]
+        reason = str(exc.orig if isinstance(exc, DBAPIError) else exc).strip().splitlines()
+        raise DemoError(f"database can't be reached: {reason[0] if reason else type(exc).__name__}")

@@ -1,0 +1,164 @@
+"""The demo's two runs: database, server, load, one after another, each within a limit.
+
+Called by `run` once all that the demo needs is installed. It must never go on when the second run
+would not be protected by the import hook.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import anyio
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from . import DemoError, database, server
+from .client import Load, send
+from .report import Comparison, Run
+
+DOCTOR_SECONDS = 60
+DEFAULT_BACKLOG = 2048  # uvicorn's
+
+
+def compare(requests: int, database_url: str | None, pool_size: int | None) -> Comparison:
+    """Run the app without the package, then with it, under the same load.
+
+    :raises DemoError: when that can't be done
+    """
+    _require_protection()
+    _allow_open_files(requests + 100)
+    with (
+        _terminated_like_interrupted(),
+        tempfile.TemporaryDirectory(prefix="fastapi-overflow-", ignore_cleanup_errors=True) as tmp,
+    ):
+        folder = Path(tmp)
+        url = database.parse(database_url or f"sqlite:///{folder / 'demo.sqlite3'}")
+        given = {"DEMO_DATABASE_URL": url.render_as_string(hide_password=False)}
+        if pool_size:
+            given["DEMO_POOL_SIZE"] = str(pool_size)
+        with _progress() as progress, database.tables(url):
+            runs: list[Run] = []
+            for disabled, name in ((True, "without"), (False, "with fastapi-overflow")):
+                environ = {**server.environment(disabled=disabled), **given}
+                bar = progress.add_task(name, total=requests, failed=0)
+                log = folder / f"{len(runs)}.log"
+                with server.uvicorn(
+                    environ, log, backlog=max(DEFAULT_BACKLOG, requests)
+                ) as running:
+                    show = partial(_show, progress, bar)
+                    runs.append(_load(running, requests, show))
+    return Comparison(
+        requests=requests,
+        database="a SQLite file" if database_url is None else url.render_as_string(),
+        pool=f"{pool_size or 5}+10",
+        versions={
+            "Python": ".".join(str(part) for part in sys.version_info[:3]),
+            **{name: version(name) for name in ("fastapi", "starlette", "sqlalchemy", "uvicorn")},
+        },
+        without=runs[0],
+        with_it=runs[1],
+    )
+
+
+def _load(running: server.Server, requests: int, show: Callable[[Load], None]) -> Run:
+    async def warm_up_and_load() -> Load:
+        url = f"{running.url}/items"
+        # The first request of a process imports and compiles: not what is compared here.
+        first = await send(url, 1, on_sample=lambda: None, on_answer=lambda _: None)
+        for failure in first.failures:
+            raise DemoError(f"the app doesn't work: {failure}: {running.last_words()}")
+        return await send(url, requests, on_sample=running.sample, on_answer=show)
+
+    load = anyio.run(warm_up_and_load)
+    return Run(load, running.peak_threads)
+
+
+def _require_protection() -> None:
+    """Ask `doctor`, in a process like the second server, whether the hook would protect it."""
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-m", "fastapi_overflow", "doctor", "--json"],
+            env=server.environment(disabled=False),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DOCTOR_SECONDS,
+            check=False,
+        )
+        problems = json.loads(asked.stdout)["problems"]
+    except (subprocess.TimeoutExpired, ValueError):
+        raise DemoError(
+            "nothing to compare: `python -m fastapi_overflow doctor` doesn't run here", 1
+        ) from None
+    if asked.returncode:
+        reasons = "; ".join(f"{found['problem']}. Remedy: {found['remedy']}" for found in problems)
+        raise DemoError(
+            f"nothing to compare, an app would be unprotected here: {reasons}", asked.returncode
+        )
+
+
+def _allow_open_files(needed: int) -> None:
+    """Raise this process's limit, and so its servers': each request is a socket on either side."""
+    if sys.platform == "win32":
+        return  # has no such limit
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError):
+        raise DemoError(
+            f"--requests needs {needed} open files and {soft} are allowed here: `ulimit -n` "
+            "raises that, or ask for fewer"
+        ) from None
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Have SIGTERM unwind like Ctrl-C, so that the server is killed then too."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _progress() -> Progress:
+    """Return the progress bars: on stderr, and only where that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description:<21}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def _show(progress: Progress, bar: TaskID, load: Load) -> None:
+    progress.update(bar, completed=len(load.latencies), failed=load.failed)

@@ -1,0 +1,111 @@
+"""One uvicorn process with the demo's app: started, watched, killed.
+
+Called by the runner, once for each run. It must never leave the process behind, nor wait for it
+without a limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped,unused-ignore]
+
+from . import DemoError
+
+START_SECONDS = 60
+# uvicorn itself picks the port: one that was free a moment ago may be somebody else's by now.
+RUNNING = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
+
+
+class Server:
+    """A running server.
+
+    :ivar url: where it answers
+    :ivar peak_threads: most threads of its process seen by `sample`
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.peak_threads = 0
+        self._process = process
+        self._log = log
+        # On Windows the Python of a virtual environment starts the real one as a child.
+        launcher = psutil.Process(process.pid)
+        self._processes = [launcher, *launcher.children(recursive=True)]
+
+    def sample(self) -> None:
+        """Count the threads."""
+        for process in self._processes:
+            try:
+                self.peak_threads = max(self.peak_threads, process.num_threads())
+            except psutil.Error:
+                pass  # ended: the requests will tell
+
+    def last_words(self) -> str:
+        return last_line(self._log)
+
+
+@contextmanager
+def uvicorn(environ: Mapping[str, str], log: Path, *, backlog: int) -> Iterator[Server]:
+    """Run the app under uvicorn with an environment; the process is killed at the end.
+
+    :raises DemoError: when it doesn't start
+    """
+    options = {"--host": "127.0.0.1", "--port": "0", "--backlog": str(backlog)}
+    command = [sys.executable, "-m", "uvicorn", f"{__package__}.app:app"]
+    command += [word for option in options.items() for word in option]
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            [*command, "--no-access-log", "--no-use-colors"],
+            env=_without_uvicorn_settings(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield Server(process, log, _wait_for_port(process, log))
+    finally:
+        # Not asked to stop first: a server whose threads are stuck would never get there.
+        process.kill()
+        process.wait()
+
+
+def _without_uvicorn_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what would start more workers, a reloader, or listen elsewhere."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("UVICORN_") and name != "WEB_CONCURRENCY"
+    }
+
+
+def _wait_for_port(process: subprocess.Popen[bytes], log: Path) -> int:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        if found := RUNNING.search(log.read_text(errors="replace")):
+            return int(found[1])
+        if ended:
+            raise DemoError(f"uvicorn did not start: {last_line(log)}")
+        time.sleep(0.02)
+    raise DemoError(f"uvicorn did not start within {START_SECONDS} s: {last_line(log)}")
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def environment(*, disabled: bool) -> dict[str, str]:
+    """Return this process's environment with fastapi-overflow turned off, or not."""
+    environ = {n: v for n, v in os.environ.items() if n != "FASTAPI_OVERFLOW_DISABLE"}
+    if disabled:
+        environ["FASTAPI_OVERFLOW_DISABLE"] = "1"
+    return environ
