@@ -6,19 +6,25 @@ General layout, by the moment at which a module runs:
     _patch     Starlette is imported: puts the replacements in place
     _hops      every request and every hop: the replacements themselves
     _pool      every hop: who gets a thread, in what order: _lease _linger _queue _stall _clock
+               (_counters: what it counts)
     _limiter   every hop: anyio's contract on top of the pool
+    _episode   the pool stalls: what is counted and logged of it (_stacks, _stall_log)
     _control   somebody asks: set_thread_limit()
+    _stats     somebody asks: stats(), is_saturated()
     __main__   somebody asks: the command line
 """
 
 # Nothing is imported here: this file runs at the start of every Python of the environment.
 _HOME = {
     "SettingsError": "_settings",
+    "Stats": "_stats",
+    "is_saturated": "_stats",
     "iterate_in_threadpool": "_hops",
     "patch": "_patch",
     "patched": "_patch",
     "run_in_threadpool": "_hops",
     "set_thread_limit": "_control",
+    "stats": "_stats",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605 - type checkers read __init__.pyi
 

@@ -22,6 +22,9 @@ class Clock(Protocol):
 
     def current_task(self) -> Any: ...
 
+    def loop(self) -> Any:
+        """Return the asyncio loop, None on trio or when the loop is gone."""
+
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call back in the loop's next turn."""
 
@@ -39,6 +42,9 @@ class AsyncioClock:
         self._context = Context()
         self.current_task = asyncio.current_task
 
+    def loop(self) -> Any:
+        return self._loop()
+
     def is_running_here(self) -> bool:
         return self._loop() is asyncio._get_running_loop()
 
@@ -55,6 +61,9 @@ class TrioClock:
     def __init__(self, trio: Any) -> None:
         self._trio = trio
         self.current_task = trio.lowlevel.current_task
+
+    def loop(self) -> Any:
+        return None
 
     def is_running_here(self) -> bool:
         return False  # never cheap: anyio's own look-up it is

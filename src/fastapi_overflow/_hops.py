@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from anyio import to_thread
 from anyio.lowlevel import RunVar
@@ -28,6 +29,9 @@ anyio_current_default_thread_limiter = to_thread.current_default_thread_limiter
 
 _limiters: RunVar[OverflowLimiter] = RunVar("fastapi_overflow_limiter")
 
+# Those of all loops, for who looks; weak, as they go with their loop.
+all_limiters: WeakSet[OverflowLimiter] = WeakSet()
+
 STOCK_LIMIT = 40  # threads: anyio's default, and trio's
 
 OFF = disabled()
@@ -43,6 +47,7 @@ def current_limiter() -> OverflowLimiter:
     except LookupError:
         limiter = _new_limiter()
         _limiters.set(limiter)
+        all_limiters.add(limiter)
         return limiter
 
 

@@ -17,13 +17,15 @@ Vocabulary, used everywhere in this project:
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 from weakref import WeakSet
 
 from ._clock import current_clock
+from ._counters import Counters, View
 from ._lease import BUSY, EXTRA, LINGERING, NONE, Lease, current_lease
 from ._linger import Lingering
-from ._queue import Waiter, WaiterQueue
+from ._queue import Waiter, WaiterQueue, copied
 from ._stall import Progress, StallWatch
 
 # Hops in a row for which a lease may keep its token while somebody waits: more than any request but
@@ -77,6 +79,7 @@ class TokenPool:
         self._hopped: WeakSet[Any] = WeakSet()  # tasks that have hopped outside any lease
         self._stall = StallWatch(self, self._clock, stall_seconds)
         self._stall_threads = stall_threads
+        self.counters = Counters()
         self._finished = 0  # hops with a regular token
         self._finished_extra = 0  # hops with one of the reserve or of the growth
         self._by_depth = 0
@@ -121,6 +124,7 @@ class TokenPool:
             return None
         waiter = Waiter(borrower, lease, depth)
         self._waiters.add(waiter)
+        self.counters.wait_began(waiter.since, self._waiters.size)
         if lease is not None and not depth:
             if lease.waiting_first is None:
                 lease.waiting_first = []
@@ -226,7 +230,10 @@ class TokenPool:
         taken = self._taken()
         if taken >= (self._total if depth else self._regular):
             return False
-        self._grant(borrower, lease, taken >= self._regular)
+        extra = taken >= self._regular
+        self._grant(borrower, lease, extra)
+        if taken >= self.counters.peak_threads or extra:
+            self.counters.took(taken + 1, extra)
         return True
 
     def _grant(self, borrower: object, lease: Lease | None, extra: bool) -> None:
@@ -251,10 +258,13 @@ class TokenPool:
         self._forget(waiter)
         waiter.granted = True
         self._grant(waiter.borrower, waiter.lease, extra)
+        taken = self._taken()
+        self.counters.took(taken, extra, beyond=taken > self._total)
         waiter.event.set()
 
     def _forget(self, waiter: Waiter) -> None:
         self._waiters.remove(waiter)
+        self.counters.seconds_waited += time.monotonic() - waiter.since
         if waiter.lease is not None and waiter.lease.waiting_first and not waiter.depth:
             waiter.lease.waiting_first.remove(waiter)
 
@@ -306,6 +316,42 @@ class TokenPool:
             return 0  # the app has closed the pool
         extra = self._total if self._stall_threads is None else self._stall_threads
         return max(0, int(min(most, self._total + extra - self._taken())))
+
+    # ---- for those who look: from any thread, so there is no iteration here without a copy
+
+    @property
+    def loop(self) -> Any:
+        """The asyncio loop whose hops these are, None on trio or when the loop is gone."""
+        return self._clock.loop()
+
+    @property
+    def stall_seconds(self) -> float:
+        return self._stall.seconds
+
+    @property
+    def stalled(self) -> bool:
+        return self._stall.episodes.stalled
+
+    def view(self) -> View:
+        return View(
+            self._total,
+            self._regular,
+            len(self._borrowers),
+            len(self._linger.leases),
+            len(self._waiters.first),
+            len(self._waiters.later),
+            self._finished + self._finished_extra,
+        )
+
+    def running(self) -> frozenset[object]:
+        """Return whose hops run. From the event loop's thread only."""
+        return frozenset(self._borrowers)
+
+    def oldest_wait(self) -> float | None:
+        """Return the time.monotonic() since which the longest of all waiters has waited."""
+        # All of them: a promoted waiter is behind younger ones.
+        waiters = [*copied(self._waiters.first), *copied(self._waiters.later)]
+        return min((waiter.since for waiter in waiters), default=None)
 
     # ---- for the tests
 

@@ -6,20 +6,33 @@ knows who is next by age and who is next by depth.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 if TYPE_CHECKING:
     from ._lease import Lease
 
+T = TypeVar("T")
+
+
+def copied(changing: Iterable[T]) -> list[T]:
+    """Return what is in a collection that another thread may change meanwhile."""
+    while True:
+        try:
+            return list(changing)
+        except RuntimeError:  # changed during iteration
+            continue
+
 
 class Waiter:
     """One hop that waits for a token. `depth` 0 is a first hop, anything above a later one."""
 
-    __slots__ = ("arrival", "borrower", "depth", "event", "granted", "lease")
+    __slots__ = ("arrival", "borrower", "depth", "event", "granted", "lease", "since")
 
     def __init__(self, borrower: object, lease: Lease | None, depth: int) -> None:
         self.borrower = borrower
@@ -28,6 +41,7 @@ class Waiter:
         self.granted = False
         self.event = anyio.Event()
         self.arrival = 0
+        self.since = time.monotonic()
 
 
 class WaiterQueue:

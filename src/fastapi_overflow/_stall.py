@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._clock import Clock
+from ._episode import Episodes
 
 if TYPE_CHECKING:
     from ._pool import TokenPool
@@ -37,16 +38,17 @@ class StallWatch:
     are added for those who have waited longest.
     """
 
-    __slots__ = ("_clock", "_growth", "_pool", "_seconds", "_seen", "_starved", "on")
+    __slots__ = ("_clock", "_growth", "_pool", "_seen", "_starved", "episodes", "on", "seconds")
 
     def __init__(self, pool: TokenPool, clock: Clock, seconds: float) -> None:
         self._pool = pool
         self._clock = clock
-        self._seconds = seconds
+        self.seconds = seconds
         self._seen: Progress | None = None  # at the last look
         self._growth = 1  # threads to add next
         self._starved = 0  # looks without regular progress
         self.on = False
+        self.episodes = Episodes(pool)
 
     def watch(self) -> None:
         """Be on from now until a look finds nobody waiting."""
@@ -58,7 +60,7 @@ class StallWatch:
 
     def _look_later(self) -> None:
         self._seen = self._pool.progress()
-        self._clock.call_later(self._seconds, self._look)
+        self._clock.call_later(self.seconds, self._look)
 
     def _look(self) -> None:
         # The loop itself may have been held up: let what has finished meanwhile report first.
@@ -72,6 +74,8 @@ class StallWatch:
             self._clock.call_soon(lambda: self._look_in(turns - 1))
             return
         progress = self._pool.progress()
+        if progress is None or progress != self._seen:
+            self.episodes.over()
         if progress is None or self._seen is None:
             self.on = progress is not None
             if self.on:
@@ -88,6 +92,8 @@ class StallWatch:
             else:
                 self._growth = 1
         else:
+            self.episodes.stalled_look()
             self._pool.grow(self._growth)
             self._growth *= 2
+            self.episodes.grown()
         self._look_later()

@@ -1,0 +1,146 @@
+"""What the threads that run hops are doing just now.
+
+Called while the pool is stalled, in the event loop's thread. It must be cheap, keep no frame alive
+and read no local variable: only which code runs, by file and function.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import queue
+import site
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from types import FrameType
+from typing import Any
+
+# Where the worker threads of anyio and of trio wait for what to run, and where they run it.
+_ANYIO = "anyio/_backends/_asyncio.py"
+_TRIO = "trio/_core/_thread_cache.py"
+
+_THREADING = threading.__file__
+_QUEUE = queue.__file__
+_FUTURES = concurrent.futures._base.__file__
+_STDLIB = queue.__file__.replace("\\", "/").rpartition("/")[0] + "/"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Threads that are blocked in the same place.
+
+    :ivar threads: how many
+    :ivar where: innermost function outside the standard library: "sqlalchemy/pool/impl.py _do_get"
+    :ivar called_from: innermost function outside of installed packages, with its line, if any
+    """
+
+    threads: int
+    where: str
+    called_from: str | None
+
+    def __str__(self) -> str:
+        text = f"{self.threads} in {self.where}"
+        return text if self.called_from is None else f"{text} (called from {self.called_from})"
+
+
+def hop_frames(loop: Any = None) -> list[FrameType]:
+    """Return the innermost frame of each thread that runs a hop.
+
+    :param loop: only the worker threads of this asyncio loop; trio's are not bound to a loop
+    """
+    frames = sys._current_frames()
+    found = []
+    for thread in threading.enumerate():
+        if loop is not None and getattr(thread, "loop", None) is not loop:
+            continue
+        frame = frames.get(thread.ident or 0)
+        if frame is not None and _runs_a_hop(frame):
+            found.append(frame)
+    return found
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _runs_a_hop(innermost: FrameType) -> bool:
+    at_work = False  # anything but the standard library's queue between the worker's loop and here
+    for frame in _outwards(innermost):
+        code = frame.f_code
+        if code.co_name in ("run", "_work", "_handle_job"):
+            file = code.co_filename.replace("\\", "/")
+            if file.endswith(_ANYIO):
+                return at_work
+            if file.endswith(_TRIO):
+                return code.co_name == "_handle_job"
+        if code.co_filename not in (_THREADING, _QUEUE):
+            at_work = True
+    return False
+
+
+def waits_for_thread(innermost: FrameType) -> bool:
+    """Tell whether a thread waits for what another thread must give back.
+
+    A connection of a pool, a condition, a semaphore, a queue: whatever waits in `threading`. A bare
+    `Lock`, a socket or a sleep look like work from outside. Waiting for a future doesn't count, and
+    so neither does `from_thread.run`: the event loop or the executor may well be at work on it.
+    """
+    if innermost.f_code.co_filename != _THREADING:
+        return False
+    for frame in _outwards(innermost):
+        if frame.f_code.co_filename == _FUTURES:
+            return False
+        if not frame.f_code.co_filename.replace("\\", "/").startswith(_STDLIB):
+            break
+    return True
+
+
+def grouped(frames: Iterable[FrameType]) -> list[Group]:
+    """Return what threads are doing, most of them first."""
+    found = Counter(_place(frame) for frame in frames)
+    return [Group(n, where, called_from) for (where, called_from), n in found.most_common()]
+
+
+def _place(innermost: FrameType) -> tuple[str, str | None]:
+    where = called_from = None
+    for frame in _outwards(innermost):
+        code = frame.f_code
+        path = code.co_filename.replace("\\", "/")
+        if path.endswith((_ANYIO, _TRIO)):
+            break
+        short, kind = _short(path)
+        if where is None and kind != "stdlib":
+            where = f"{short} {code.co_name}"
+        if kind == "app":
+            called_from = f"{short}:{frame.f_lineno} {code.co_name}"
+            break
+    if where is None:
+        code = innermost.f_code
+        where = f"{_short(code.co_filename)[0]} {code.co_name}"
+    return where, called_from
+
+
+@lru_cache(maxsize=1024)
+def _short(path: str) -> tuple[str, str]:
+    """Return a path as it would be imported, and whose it is: "stdlib", "package" or "app"."""
+    for packages in _package_folders():
+        if path.startswith(packages):
+            return path[len(packages) :], "package"
+    if path.startswith(_STDLIB):
+        return path[len(_STDLIB) :], "stdlib"
+    if path.startswith("<frozen"):
+        return path, "stdlib"
+    folders = [f.replace("\\", "/").rstrip("/") + "/" for f in sys.path if f]
+    best = max((f for f in folders if path.startswith(f)), key=len, default="")
+    return path[len(best) :], "app"
+
+
+@lru_cache(maxsize=1)
+def _package_folders() -> tuple[str, ...]:
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple(f.replace("\\", "/").rstrip("/") + "/" for f in folders)

@@ -1,0 +1,190 @@
+"""What somebody asks for: `stats()` and `is_saturated()`.
+
+Called by apps, probes and exporters, from an event loop, its worker threads and other threads. It
+must take no thread, wait for no lock, and leave the pool as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from anyio import from_thread
+
+from . import _hops
+from ._lease import current_lease
+from ._pool import TokenPool
+from ._queue import copied
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the thread pool of an event loop is doing now, and what it has done since it began.
+
+    Taken without stopping the pool: read from another thread, numbers that belong together may be
+    apart by the few hops that moved meanwhile.
+
+    :ivar limit: threads that hops may use at once; math.inf for no limit
+    :ivar reserve: threads of the limit that only requests under way may use
+    :ivar threads_in_use: tokens taken: those with which a hop runs, and those that linger
+    :ivar threads_lingering: of these, kept between two hops of one request
+    :ivar threads_reserved: of these, taken from the reserve
+    :ivar threads_beyond_limit: of these, given out in a stall (or before the limit was lowered)
+    :ivar waiting_first: first hops that wait for a thread: requests that hold nothing yet
+    :ivar waiting_later: later hops that wait for a thread: requests under way
+    :ivar longest_wait: seconds for which the one of them has waited that has waited longest
+    :ivar stalled: somebody waits, and nothing has finished for FASTAPI_OVERFLOW_STALL_SECONDS
+    :ivar peak_threads: most threads in use at once
+    :ivar peak_waiting: most hops waiting at once
+    :ivar hops: trips into a thread, begun
+    :ivar waits: hops that found no free thread
+    :ivar seconds_waited: by all hops together, of waits that have ended
+    :ivar reserve_used: threads of the reserve given out
+    :ivar stalls: times that the pool has stalled
+    :ivar threads_grown: threads beyond the limit given out in stalls
+    :ivar deadlocks_averted: stalls that began with *every* thread that ran a hop waiting for
+        another thread (a connection of a pool, a condition, a semaphore), in which hops that got
+        their thread only because of the stall finished first, and only then one of those that had
+        been blocked. anyio's limiter would have kept those waiting. A count that is too low
+        rather than too high: what lease and reserve prevent never stalls and isn't counted, nor
+        is a stall in which some thread did slow work or waited for a bare lock or a database's
+        row lock
+    :ivar loops: event loops that are summed up here; of several, the peaks are the sums of peaks
+        that need not have been at the same time, and the longest wait is the longest of all
+    """
+
+    limit: float = 0
+    reserve: int = 0
+    threads_in_use: int = 0
+    threads_lingering: int = 0
+    threads_reserved: int = 0
+    threads_beyond_limit: int = 0
+    waiting_first: int = 0
+    waiting_later: int = 0
+    longest_wait: float = 0.0
+    stalled: bool = False
+    peak_threads: int = 0
+    peak_waiting: int = 0
+    hops: int = 0
+    waits: int = 0
+    seconds_waited: float = 0.0
+    reserve_used: int = 0
+    stalls: int = 0
+    threads_grown: int = 0
+    deadlocks_averted: int = 0
+    loops: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """First and later hops that wait for a thread."""
+        return self.waiting_first + self.waiting_later
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON, where no limit is None."""
+        values = asdict(self)
+        if math.isinf(self.limit):
+            values["limit"] = None
+        return values
+
+
+def stats(*, all_loops: bool = False) -> Stats:
+    """Return what the thread pool is doing: whether threads are short, and what was prevented.
+
+    Takes no thread and waits for nothing: call it in async and in sync endpoints alike. With
+    FASTAPI_OVERFLOW_DISABLE set all is 0.
+
+    :param all_loops: the sum over all event loops of this process; may be called in any thread
+    :raises RuntimeError: in a thread that belongs to no event loop, without `all_loops`
+    """
+    if _hops.OFF:
+        return Stats()
+    if all_loops:
+        return _sum(map(_of, live_pools()))
+    return _of(_pool_here())
+
+
+def is_saturated(for_seconds: float = 10) -> bool:
+    """Tell whether this process has been out of threads for so long that it wants no new requests.
+
+    True while every thread that new requests may use is taken and something has been waiting for
+    one without a break. For readiness probes: the load balancer then sends requests elsewhere until
+    the queue has been empty once. Never for liveness probes: they would kill a process that works.
+
+    :param for_seconds: how long somebody must have been waiting, in seconds
+    :raises RuntimeError: in a thread that belongs to no event loop
+    """
+    if _hops.OFF:
+        return False
+    pool = _pool_here()
+    since = pool.counters.waiting_since
+    view = pool.view()
+    waiting = view.waiting_first + view.waiting_later
+    if not waiting or view.taken < view.regular:
+        return False
+    return time.monotonic() - since >= for_seconds
+
+
+def live_pools() -> list[TokenPool]:
+    """Return the pools of all event loops that are not closed."""
+    pools = copied(_hops.all_limiters)
+    return [pool for pool in pools if pool.loop is None or not pool.loop.is_closed()]
+
+
+def _pool_here() -> TokenPool:
+    """Return the pool of the event loop that runs here or that this is a worker thread of."""
+    try:
+        return _hops.current_limiter()
+    except Exception:  # noqa: S110 - which one depends on the version of anyio: no loop runs here
+        pass
+    lease = current_lease.get()
+    if lease is not None:
+        return lease.pool
+    try:
+        # A hop outside any request. The loop answers between two turns, with no thread.
+        return from_thread.run_sync(_hops.current_limiter)
+    except RuntimeError:
+        raise RuntimeError(
+            "no event loop runs in this thread, and it is no worker thread of one: "
+            "use stats(all_loops=True)"
+        ) from None
+
+
+def _of(pool: TokenPool) -> Stats:
+    view, counters = pool.view(), pool.counters
+    since = pool.oldest_wait()
+    finite = not math.isinf(view.limit)
+    return Stats(
+        limit=view.limit,
+        reserve=int(view.limit - view.regular) if finite else 0,
+        threads_in_use=view.taken,
+        threads_lingering=view.lingering,
+        threads_reserved=int(max(min(view.taken, view.limit) - view.regular, 0)) if finite else 0,
+        threads_beyond_limit=int(max(view.taken - view.limit, 0)) if finite else 0,
+        waiting_first=view.waiting_first,
+        waiting_later=view.waiting_later,
+        longest_wait=0.0 if since is None else time.monotonic() - since,
+        stalled=pool.stalled,
+        peak_threads=counters.peak_threads,
+        peak_waiting=counters.peak_waiting,
+        hops=view.finished + view.running,
+        waits=counters.waits,
+        seconds_waited=counters.seconds_waited,
+        reserve_used=counters.reserve_used,
+        stalls=counters.stalls,
+        threads_grown=counters.threads_grown,
+        deadlocks_averted=counters.deadlocks_averted,
+        loops=1,
+    )
+
+
+def _sum(parts: Iterable[Stats]) -> Stats:
+    parts = list(parts)
+    totals: dict[str, Any] = {
+        field.name: sum(getattr(part, field.name) for part in parts) for field in fields(Stats)
+    }
+    totals["longest_wait"] = max((part.longest_wait for part in parts), default=0.0)
+    totals["stalled"] = any(part.stalled for part in parts)
+    return Stats(**totals)
