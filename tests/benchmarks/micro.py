@@ -1,0 +1,141 @@
+"""Measure what a hop costs, stock against ours: called by `run.py`, or by itself.
+
+It must never compare two processes that did different work. Instructions are counted by callgrind
+between two marks in a warmed process, so that neither the interpreter's start nor the import of
+Starlette is in them; they count all threads, and the kernel's work not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+CONCURRENT = (1, 40, 400)
+PLACES = ("inside", "outside")
+LOOPS = ("asyncio", "uvloop")
+CELLS = [(place, concurrent) for place in PLACES for concurrent in CONCURRENT]
+
+
+def environment(disable: bool) -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FASTAPI_OVERFLOW")}
+    env["PYTHONHASHSEED"] = "0"
+    if disable:
+        env["FASTAPI_OVERFLOW_DISABLE"] = "1"
+    return env
+
+
+def hop_worker(
+    python: str, disable: bool, loop: str, hops: dict[int, int], prefix: tuple[str, ...] = ()
+) -> list[float]:
+    """Run the worker over all cells and return the seconds of each."""
+    cells = ",".join(f"{place}:{c}:{hops[c]}" for place, c in CELLS)
+    marks = ["--marks"] if prefix else []
+    worker = [python, str(HERE / "hop_worker.py"), "--loop", loop, "--cells", cells, *marks]
+    done = subprocess.run(
+        [*prefix, *worker],
+        env=environment(disable),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the hop worker failed:\n{done.stderr[-3000:]}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if answer["patched"] == disable:
+        raise RuntimeError(f"disable={disable}, but patched={answer['patched']}")
+    return answer["seconds"]
+
+
+def instructions(python: str, disable: bool, loop: str, scale: int = 1) -> dict[str, int] | None:
+    """Return the instructions per hop of each cell, None without valgrind."""
+    if shutil.which("valgrind") is None:
+        return None
+    hops = {1: 400 * scale, 40: 800 * scale, 400: 1600 * scale}
+    with tempfile.TemporaryDirectory() as folder:
+        hop_worker(
+            python,
+            disable,
+            loop,
+            hops,
+            (
+                "valgrind",
+                "--tool=callgrind",
+                "--fair-sched=yes",
+                f"--callgrind-out-file={folder}/out",
+                "--dump-before=getppid",
+            ),
+        )
+        dumps = {}
+        for file in Path(folder).iterdir():
+            text = file.read_text(errors="replace")
+            part = re.search(r"^part: (\d+)", text, re.M)
+            total = re.search(r"^(?:totals|summary): (\d+)", text, re.M)
+            if part and total:
+                dumps[int(part[1])] = int(total[1])
+    # Part 1 ends at the first mark: even parts are cells, odd ones what lies between.
+    return {
+        f"{place} {concurrent}": round(dumps[2 * i + 2] / hops[concurrent])
+        for i, (place, concurrent) in enumerate(CELLS)
+    }
+
+
+def nanoseconds(python: str, loop: str, rounds: int = 5, scale: int = 1) -> dict[str, list[float]]:
+    """Return the nanoseconds per hop of each cell, stock and ours in turn, medians."""
+    hops = {1: 2000 * scale, 40: 4000 * scale, 400: 4000 * scale}
+    seen: dict[bool, list[list[float]]] = {True: [], False: []}
+    for _ in range(rounds):
+        for disable in (True, False):
+            seen[disable].append(hop_worker(python, disable, loop, hops))
+    return {
+        f"{place} {concurrent}": [
+            round(statistics.median(r[i] for r in seen[disable]) / hops[concurrent] * 1e9)
+            for disable in (True, False)
+        ]
+        for i, (place, concurrent) in enumerate(CELLS)
+    }
+
+
+def hop_tables(python: str, rounds: int = 5) -> dict[str, Any]:
+    """Return both, for each loop: [stock, ours] per cell."""
+    with ThreadPoolExecutor(2) as pool:  # counts don't mind company, times do
+        counted = {
+            (loop, disable): pool.submit(instructions, python, disable, loop)
+            for loop in LOOPS
+            for disable in (True, False)
+        }
+    result: dict[str, Any] = {}
+    for loop in LOOPS:
+        stock, ours = (counted[loop, disable].result() for disable in (True, False))
+        result[loop] = {
+            "instructions": stock and ours and {k: [stock[k], ours[k]] for k in stock},
+            "nanoseconds": nanoseconds(python, loop, rounds),
+        }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    for loop, kinds in hop_tables(args.python, args.rounds).items():
+        for kind, table in kinds.items():
+            for cell, (stock, ours) in (table or {}).items():
+                ratio = ours / stock
+                print(f"{loop:8} {kind:12} {cell:12} {stock:9} {ours:9} {ratio:6.3f}")
+
+
+if __name__ == "__main__":
+    main()
