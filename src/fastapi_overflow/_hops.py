@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from anyio import to_thread
 from anyio.lowlevel import RunVar
@@ -34,6 +34,9 @@ all_limiters: WeakSet[OverflowLimiter] = WeakSet()
 
 STOCK_LIMIT = 40  # threads: anyio's default, and trio's
 
+# The limiter last looked up, by any loop: mostly there is only one. Weak, not to outlive its loop.
+_latest: Callable[[], OverflowLimiter | None] = lambda: None  # noqa: E731
+
 OFF = disabled()
 
 # What stands at anyio.to_thread.run_sync once it is patched, until somebody wraps it again.
@@ -52,11 +55,16 @@ def current_limiter() -> OverflowLimiter:
 
 
 def _current_pool() -> TokenPool:
-    """Return what `current_limiter` does, faster where a request runs on asyncio."""
+    """Return what `current_limiter` does, faster on asyncio."""
     lease = current_lease.get()
     if lease is not None and lease.pool.is_running_here():
         return lease.pool
-    return current_limiter()
+    global _latest
+    limiter = _latest()  # one look, other threads' loops write it too
+    if limiter is None or not limiter.is_running_here():
+        limiter = current_limiter()
+        _latest = ref(limiter)
+    return limiter
 
 
 def _new_limiter() -> OverflowLimiter:
@@ -75,21 +83,25 @@ def _new_limiter() -> OverflowLimiter:
 
 
 class _Gate:
-    """The running loop's limiter, looked up when a hop is made, as `limiter=` of anyio's run_sync.
+    """One hop's way to the running loop's limiter, as `limiter=` of anyio's run_sync.
 
     A hop may be described outside any loop (`asyncio.run(to_thread.run_sync(f))`), so the limiter
-    can't be looked up any earlier. Entering leaves out the turn of the loop that a limiter's own
-    `acquire` always gives up: run_sync has just been through a checkpoint.
+    is looked up when the hop is made; once, hence an object for each hop. Entering leaves out the
+    turn of the loop that a limiter's own `acquire` always gives up: run_sync has just been through
+    a checkpoint.
     """
 
+    __slots__ = ("_pool",)
+    _pool: TokenPool
+
     async def __aenter__(self) -> None:
-        pool = _current_pool()
+        self._pool = pool = _current_pool()
         waiter = pool.start_acquire(pool.current_task())
         if waiter is not None:
             await pool.wait(waiter)
 
     async def __aexit__(self, *exc_info: object) -> None:
-        pool = _current_pool()
+        pool = self._pool
         pool.finish(pool.current_task())
 
     def __getattr__(self, name: str) -> Any:
@@ -97,7 +109,7 @@ class _Gate:
         return getattr(current_limiter(), name)
 
 
-GATE: Any = _Gate()
+gate: Any = _Gate  # as much of a CapacityLimiter as run_sync needs
 
 
 async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -114,7 +126,7 @@ async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwa
     Cancellation while waiting for a thread ends the wait; once `func` runs it is awaited to its
     end, and only then is the cancellation raised. The thread is given back when `func` ends.
     """
-    return await to_thread.run_sync(partial(func, *args, **kwargs), limiter=None if OFF else GATE)
+    return await to_thread.run_sync(partial(func, *args, **kwargs), limiter=None if OFF else gate())
 
 
 async def iterate_in_threadpool(iterator: Iterable[T]) -> AsyncIterator[T]:
@@ -137,7 +149,7 @@ async def iterate_in_threadpool(iterator: Iterable[T]) -> AsyncIterator[T]:
 def wrap_run_sync(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
     """anyio.to_thread.run_sync: give hops without a limiter of their own ours."""
     if kwargs.get("limiter") is None:
-        kwargs["limiter"] = GATE
+        kwargs["limiter"] = gate()
     return wrapped(*args, **kwargs)
 
 
@@ -158,7 +170,7 @@ def wrap_run_in_threadpool(wrapped: Callable[..., Any], _: Any, args: Any, kwarg
     if not args or to_thread.run_sync is not patched_run_sync:
         # No function (Starlette's own error), or somebody else's wrapper around anyio's function.
         return wrapped(*args, **kwargs)
-    return anyio_run_sync(partial(*args, **kwargs), limiter=GATE)
+    return anyio_run_sync(partial(*args, **kwargs), limiter=gate())
 
 
 async def wrap_starlette_call(

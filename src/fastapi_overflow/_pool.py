@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import time
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from ._clock import current_clock
 from ._counters import Counters, View
@@ -76,7 +76,9 @@ class TokenPool:
         self._borrowers: dict[object, Lease | None] = {}
         self._waiters = WaiterQueue()
         self._linger = Lingering(self._clock, self._somebody_waits, self._dispatch)
-        self._hopped: WeakSet[Any] = WeakSet()  # tasks that have hopped outside any lease
+        # Tasks that have hopped outside any lease, by weak reference. Not a WeakSet: that is
+        # Python code, at each look.
+        self._hopped: set[ref[Any]] = set()
         self._stall = StallWatch(self, self._clock, stall_seconds)
         self._stall_threads = stall_threads
         self.counters = Counters()
@@ -100,7 +102,7 @@ class TokenPool:
     def open_lease(self) -> Lease:
         """Return a new lease for a request that begins in the current task."""
         # A task that has hopped before may hold something: what it calls isn't a first hop.
-        return Lease(self, 1 if self.current_task() in self._hopped else 0)
+        return Lease(self, 1 if self._has_hopped(self.current_task()) else 0)
 
     def close_lease(self, lease: Lease) -> None:
         """End a lease with its request; a hop that outlives it gives its token back at once."""
@@ -122,7 +124,7 @@ class TokenPool:
         lease, depth = self._who(borrower)
         if self._take(borrower, lease, depth):
             return None
-        waiter = Waiter(borrower, lease, depth)
+        waiter = Waiter(borrower, lease, depth, self._clock.wake_up())
         self._waiters.add(waiter)
         self.counters.wait_began(waiter.since, self._waiters.size)
         if lease is not None and not depth:
@@ -149,7 +151,7 @@ class TokenPool:
         When cancelled it leaves the queue; granted in that very turn, it hands the token on.
         """
         try:
-            await waiter.event.wait()
+            await waiter.wake_up
         except BaseException:
             if waiter.granted:
                 self.abandon(waiter.borrower)  # its token goes to the next waiter
@@ -208,15 +210,18 @@ class TokenPool:
         if lease is not None and lease.pool is self and not lease.closed:
             return lease, lease.hops
         task = self.current_task()
-        if task in self._hopped:
+        if self._has_hopped(task):
             return None, 1
         self._remember(task)
         return None, 0
 
+    def _has_hopped(self, task: Any) -> bool:
+        return task is not None and ref(task) in self._hopped
+
     def _remember(self, task: Any) -> None:
         """What `task` does next, outside any lease, isn't a first hop: it may hold something."""
         if task is not None:  # a callback of the loop is in none
-            self._hopped.add(task)
+            self._hopped.add(ref(task, self._hopped.discard))
 
     def _take(self, borrower: object, lease: Lease | None, depth: int) -> bool:
         """Take a token without waiting, if the invariants allow it."""
@@ -260,7 +265,8 @@ class TokenPool:
         self._grant(waiter.borrower, waiter.lease, extra)
         taken = self._taken()
         self.counters.took(taken, extra, beyond=taken > self._total)
-        waiter.event.set()
+        if not waiter.wake_up.done():  # else cancelled in this turn: `wait` hands the token on
+            waiter.wake_up.set_result(None)
 
     def _forget(self, waiter: Waiter) -> None:
         self._waiters.remove(waiter)

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, TypeVar
 
-import anyio
-
 if TYPE_CHECKING:
+    from ._clock import WakeUp
     from ._lease import Lease
 
 T = TypeVar("T")
@@ -32,14 +31,14 @@ def copied(changing: Iterable[T]) -> list[T]:
 class Waiter:
     """One hop that waits for a token. `depth` 0 is a first hop, anything above a later one."""
 
-    __slots__ = ("arrival", "borrower", "depth", "event", "granted", "lease", "since")
+    __slots__ = ("arrival", "borrower", "depth", "granted", "lease", "since", "wake_up")
 
-    def __init__(self, borrower: object, lease: Lease | None, depth: int) -> None:
+    def __init__(self, borrower: object, lease: Lease | None, depth: int, wake_up: WakeUp) -> None:
         self.borrower = borrower
         self.lease = lease
         self.depth = depth
         self.granted = False
-        self.event = anyio.Event()
+        self.wake_up = wake_up
         self.arrival = 0
         self.since = time.monotonic()
 
