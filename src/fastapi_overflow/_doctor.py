@@ -170,7 +170,10 @@ def _import_and_look(report: Report) -> None:
     try:
         from . import _patch
     except ImportError as exc:
-        report.problems.append(Problem(f"a dependency is missing or broken: {exc}", REINSTALL))
+        report.problems.append(
+            name_conflict("wrapt")
+            or Problem(f"a dependency is missing or broken: {exc}", REINSTALL)
+        )
         return
     for point in _patch.TABLE:
         report.points.append(_state(point, report))

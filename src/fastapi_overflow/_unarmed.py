@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
-REINSTALL = "pip install --force-reinstall --no-deps fastapi-overflow"
+REINSTALL = "pip install --force-reinstall fastapi-overflow"
 PATCH = "call fastapi_overflow.patch() at the top of the module that makes the app"
 
 

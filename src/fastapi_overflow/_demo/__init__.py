@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-NEEDS = ("fastapi", "sqlalchemy", "uvicorn", "httpx", "rich", "psutil")
+NEEDS = ("fastapi", "sqlalchemy", "uvicorn", "rich", "psutil")
 
 
 class DemoError(Exception):

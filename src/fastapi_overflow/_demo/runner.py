@@ -79,12 +79,11 @@ def compare(requests: int, database_url: str | None, pool_size: int | None) -> C
 
 def _load(running: server.Server, requests: int, show: Callable[[Load], None]) -> Run:
     async def warm_up_and_load() -> Load:
-        url = f"{running.url}/items"
         # The first request of a process imports and compiles: not what is compared here.
-        first = await send(url, 1, on_sample=lambda: None, on_answer=lambda _: None)
+        first = await send(running.port, 1, on_sample=lambda: None, on_answer=lambda _: None)
         for failure in first.failures:
             raise DemoError(f"the app doesn't work: {failure}: {running.last_words()}")
-        return await send(url, requests, on_sample=running.sample, on_answer=show)
+        return await send(running.port, requests, on_sample=running.sample, on_answer=show)
 
     load = anyio.run(warm_up_and_load)
     return Run(load, running.peak_threads)

@@ -27,12 +27,12 @@ RUNNING = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 class Server:
     """A running server.
 
-    :ivar url: where it answers
+    :ivar port: where it answers, on this machine
     :ivar peak_threads: most threads of its process seen by `sample`
     """
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
         self.peak_threads = 0
         self._process = process
         self._log = log
