@@ -24,6 +24,7 @@ from support import ROOT, run, started, tail
 
 # What the apps in the tests use, beside the wheel's own extra `demo`.
 REQUIREMENTS = (
+    "httpx",
     "jinja2",
     "psycopg[binary]",
     "python-multipart",
