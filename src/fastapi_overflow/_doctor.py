@@ -177,15 +177,17 @@ def _import_and_look(report: Report) -> None:
         return
     for point in _patch.TABLE:
         report.points.append(_state(point, report))
-    if report.problems:
-        return  # which say why
+    absent = [point for point in report.points if point.state == NOT_IN_PLACE]
+    if report.problems or not absent:
+        return
     if _patch._failure:
         report.problems.append(Problem(_patch._failure, _patch.REMEDY))
-    for found in report.points:
-        if found.state == NOT_IN_PLACE and not report.problems:
-            report.problems.append(
-                Problem(f"{found.name} is {NOT_IN_PLACE}: {found.reason}", _patch.REMEDY)
-            )
+        return
+    conflicts = (name_conflict(name) for name in ("wrapt", "anyio", "starlette", "fastapi"))
+    report.problems.append(
+        next(filter(None, conflicts), None)
+        or Problem(f"{absent[0].name} is {NOT_IN_PLACE}: {absent[0].reason}", _patch.REMEDY)
+    )
 
 
 def _state(point: Any, report: Report) -> PointState:

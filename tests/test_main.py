@@ -1,0 +1,84 @@
+"""The command line itself: what it loads, which subcommand it runs, what it says of wrong usage."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from support import run, run_python
+
+HEAVY = """
+import sys
+import fastapi_overflow.__main__
+names = {"anyio", "asyncio", "fastapi", "psutil", "rich", "sqlalchemy", "starlette", "wrapt"}
+print(sorted(names.intersection(sys.modules)))
+"""
+
+
+def command(python, *words, **options):
+    return run(python, "-m", "fastapi_overflow", *words, timeout=60, **options)
+
+
+class TestMain:
+    def test_importing_it_loads_nothing_heavy(self, wheel_python):
+        """Importing the command line loads neither Starlette nor anything else that is heavy."""
+        assert run_python(wheel_python, HEAVY, timeout=60, check=True).stdout == "[]\n"
+
+    @pytest.mark.parametrize("words", [(), ("doctor",)], ids=["nothing", "doctor"])
+    def test_doctor_is_the_default(self, wheel_python, words):
+        """Without a subcommand `doctor` runs."""
+        assert "an app in this environment is protected" in command(wheel_python, *words).stdout
+
+    def test_doctor_is_the_default_with_options_too(self, wheel_python):
+        """`--json` without a subcommand is doctor's."""
+        assert json.loads(command(wheel_python, "--json").stdout)["protected"] is True
+
+    def test_there_is_a_script(self, wheel_python):
+        """`fastapi-overflow` is the same command."""
+        script = next(wheel_python.parent.glob("fastapi-overflow*"))
+        as_module = command(wheel_python, "doctor")
+        assert run(script, "doctor", timeout=60).stdout == as_module.stdout
+
+    def test_version(self, wheel_python):
+        """`--version` prints the version that is installed."""
+        code = "import importlib.metadata as m; print(m.version('fastapi-overflow'))"
+        installed = run_python(wheel_python, code, timeout=60, check=True).stdout
+        assert command(wheel_python, "--version").stdout == f"fastapi-overflow {installed}"
+
+    @pytest.mark.parametrize("word", ["--help", "-h"])
+    def test_help_names_the_subcommands(self, wheel_python, word):
+        """`--help` lists both subcommands and ends well."""
+        shown = command(wheel_python, word)
+        assert shown.returncode == 0
+        assert "doctor" in shown.stdout
+        assert "demo" in shown.stdout
+
+
+class TestWrongUsage:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("nonsense",),
+            ("doctor", "--nonsense"),
+            ("--nonsense",),
+            ("demo", "more"),
+            ("demo", "--requests", "0"),
+            ("demo", "--requests", "10001"),
+            ("demo", "--requests", "many"),
+            ("demo", "--pool-size", "0"),
+        ],
+        ids=" ".join,
+    )
+    def test_ends_with_2(self, wheel_python, words):
+        """Wrong usage ends with exit code 2, says so on stderr and prints nothing else."""
+        shown = command(wheel_python, *words)
+        assert shown.returncode == 2
+        assert "error:" in shown.stderr
+        assert shown.stdout == ""
+
+    def test_names_option_value_and_rule(self, wheel_python):
+        """The error names the option, the value and the rule."""
+        message = command(wheel_python, "demo", "--requests", "0").stderr
+        rule = "argument --requests: must be a whole number from 1 to 10000, got '0'"
+        assert rule in message
