@@ -6,6 +6,8 @@ Run by pytest, without threads: a hop here waits in the event loop, time passes 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+
+from fastapi_overflow._limiter import OverflowLimiter
 from limiter_tools import (
     STALL_SECONDS,
     Request,
@@ -17,8 +19,6 @@ from limiter_tools import (
     settle,
     stall,
 )
-
-from fastapi_overflow._limiter import OverflowLimiter
 
 pytestmark = pytest.mark.anyio
 
