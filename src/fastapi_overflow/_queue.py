@@ -76,7 +76,11 @@ class WaiterQueue:
         self.size -= 1
         if waiter.depth:
             del self.later[waiter]
-            if len(self._heap) > 2 * len(self.later) + 16:
+            if not self.later:
+                # A stale entry leads to a task, that to its loop, and that to the limiter: a whole
+                # loop would stay when it has ended.
+                self._heap.clear()
+            elif len(self._heap) > 2 * len(self.later) + 16:
                 self._heap = [entry for entry in self._heap if entry[2] in self.later]
                 heapify(self._heap)
         else:
