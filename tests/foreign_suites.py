@@ -246,7 +246,9 @@ def compare(suite: Suite, source: Path, python: Path, keyword: str | None) -> di
             stock.update({n: o for n, o in found.items() if o not in FINE or n not in stock})
             worse = []
         else:
-            worse = [n for n, o in found.items() if o not in FINE and stock.get(n, "passed") in FINE]
+            worse = [
+                n for n, o in found.items() if o not in FINE and stock.get(n, "passed") in FINE
+            ]
             if not any(option == "-k" for option in way.options):
                 worse += [n for n in stock if n not in found]
         print(f"{suite.name:18} {way.name:28} {counts or 'NO RESULT'}", flush=True)
@@ -257,9 +259,7 @@ def compare(suite: Suite, source: Path, python: Path, keyword: str | None) -> di
     return result
 
 
-def recheck(
-    suite: Suite, way: Way, source: Path, python: Path, worse: list[str]
-) -> dict[str, int]:
+def recheck(suite: Suite, way: Way, source: Path, python: Path, worse: list[str]) -> dict[str, int]:
     """Run the tests that got worse again, one by one, and count the failures."""
     failures = {}
     for name in worse:

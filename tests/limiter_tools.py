@@ -31,6 +31,8 @@ class ManualClock:
         self.current_task = real.current_task
         self.is_running_here = real.is_running_here
         self.call_soon = real.call_soon
+        self.wake_up = real.wake_up
+        self.loop = real.loop
         self.now = 0.0
         self.timers: list[tuple[float, Callable[[], None]]] = []
 
@@ -54,7 +56,7 @@ def make_limiter(monkeypatch: Any, total: float, **options: Any) -> tuple[Any, M
 
 def without_leases(monkeypatch: Any) -> None:
     """Take the lease out: no token is kept from one hop to the next while somebody waits."""
-    monkeypatch.setattr("fastapi_overflow._pool.LINGER_HOPS", 0)
+    monkeypatch.setattr("fastapi_overflow._pool.MANY_HOPS", 0)
 
 
 async def settle(limiter: Any) -> None:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 # What the own token of a lease does: there is none; a hop runs with it; it lingers.
 NONE, BUSY, LINGERING = range(3)
 
+# More hops than any request makes but a stream or a WebSocket. Those may go on for ever, so from
+# here on they have no right of way: at first by the hops that a token is kept for in a row while
+# somebody waits, then by all hops of the request. A guess.
+MANY_HOPS = 32
+
 
 class Lease:
     """One request's claim to a thread.

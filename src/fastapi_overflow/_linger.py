@@ -6,10 +6,10 @@ counted only then, so a token that nobody needs may linger for as long as its re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ._clock import Clock
-from ._lease import LINGERING, NONE, Lease
+from ._lease import LINGERING, Lease
 
 # Turns of the event loop for which a token lingers while somebody waits. A sync route starts its
 # next hop two turns after the last has ended; one more for a middleware in between.
@@ -20,20 +20,20 @@ class Lingering:
     """The leases whose tokens linger, oldest first.
 
     :param somebody_waits: asked at each turn; turns are counted while it says so
-    :param tokens_are_free: called after each turn
+    :param give_back: called after each turn, with those whose time is up
     """
 
-    __slots__ = ("_clock", "_somebody_waits", "_tokens_are_free", "_turn", "counting", "leases")
+    __slots__ = ("_clock", "_give_back", "_somebody_waits", "_turn", "counting", "leases")
 
     def __init__(
         self,
         clock: Clock,
         somebody_waits: Callable[[], bool],
-        tokens_are_free: Callable[[], None],
+        give_back: Callable[[Iterable[Lease]], None],
     ) -> None:
         self._clock = clock
         self._somebody_waits = somebody_waits
-        self._tokens_are_free = tokens_are_free
+        self._give_back = give_back
         self._turn = 0
         self.counting = False
         self.leases: dict[Lease, None] = {}
@@ -43,13 +43,14 @@ class Lingering:
         lease.turn = self._turn
         self.leases[lease] = None
 
-    def end(self, lease: Lease) -> None:
-        """Take the token back."""
-        del self.leases[lease]
-        lease.token = NONE
+    def end(self, leases: Iterable[Lease]) -> Iterable[Lease]:
+        """Let these linger no longer; their tokens are the caller's to give back."""
+        for lease in leases:
+            del self.leases[lease]
+        return leases
 
-    def end_oldest(self) -> None:
-        self.end(next(iter(self.leases)))
+    def end_oldest(self, most: float) -> Iterable[Lease]:
+        return self.end([lease for n, lease in enumerate(self.leases) if n < most])
 
     def count_turns(self) -> None:
         if self.leases and not self.counting:
@@ -61,13 +62,11 @@ class Lingering:
         if not self._somebody_waits():
             return
         self._turn += 1
-        ended = []
+        late = []
         for lease in self.leases:
             if self._turn - lease.turn < LINGER_TURNS:
                 break
-            ended.append(lease)
-        for lease in ended:
-            self.end(lease)
-        self._tokens_are_free()
+            late.append(lease)
+        self._give_back(self.end(late))
         if self._somebody_waits():
             self.count_turns()

@@ -18,46 +18,40 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 from weakref import ref
 
 from ._clock import current_clock
 from ._counters import Counters, View
-from ._lease import BUSY, EXTRA, LINGERING, NONE, Lease, current_lease
+from ._lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease, current_lease
 from ._linger import Lingering
 from ._queue import Waiter, WaiterQueue, copied
 from ._stall import Progress, StallWatch
-
-# Hops in a row for which a lease may keep its token while somebody waits: more than any request but
-# a stream or a WebSocket makes, so that those can't keep a new request waiting for ever. A guess.
-LINGER_HOPS = 32
-
-# One of so many regular tokens goes to whoever has waited longest, the others to the deepest later
-# hop. By age alone threads fill up with hops that block on what those that wait behind them hold:
-# 200 requests of 8 hops each on 15 connections took 13.4 s by age alone (1), 8.8 s with 2, 6.8 s
-# with 4, 6.5 s with 8. The price: a first hop waits up to that many times as long.
-DEPTH_SHARE = 4
 
 
 class TokenPool:
     """The tokens of one event loop: who has one, who waits, who is next.
 
     A token is *taken* while a hop runs with it and while it lingers. First hops take the regular
-    tokens (`limit - reserve`), later hops all of them. Who waits is served by depth: the request
-    that has made most hops is the likeliest to hold what the others wait for. But of the regular
-    tokens one in `DEPTH_SHARE` goes by age, so that nobody waits for ever. When the pool stalls,
-    later hops get extra tokens beyond the limit, 1, 2, 4, ... until something finishes. Those are
-    not replaced when they are given back.
+    tokens (`limit - reserve`), later hops all of them. Regular tokens go to requests under way
+    first, then by age; those of the reserve to the later hop of the request that has made most
+    hops, the likeliest to hold what the others wait for. When the pool stalls, later hops get extra
+    tokens beyond the limit, 1, 2, 4, ... until something finishes; they are not replaced when they
+    are given back.
     """
 
     # Invariants, between any two calls:
-    #   1. While a regular token is free (taken < _regular), nobody waits.
-    #   2. While any token is free (taken < _total), no later hop waits.
+    #   1. While a regular token is free, nobody waits.
+    #   2. While one of the reserve is free, no later hop waits.
     #   3. A lease is in _linger if and only if its token lingers; its token is BUSY if and only
     #      if it is the value of one borrower. A closed lease doesn't linger.
-    #   4. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
+    #   4. _extra is the number of tokens taken that aren't regular: those of borrowers whose value
+    #      is EXTRA or a lease that is `extra`, and of leases in _linger that are.
+    #   5. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
     #      loop are counted.
-    #   5. taken <= max(_total, what was taken when the limit was lowered) + the stall threads.
+    #   6. No more regular tokens are taken than there are, or were when the limit was lowered; no
+    #      more others than the reserve and the stall threads together.
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
@@ -75,7 +69,8 @@ class TokenPool:
         # Whose hops run: the lease whose own token they use, None where it goes back at once.
         self._borrowers: dict[object, Lease | None] = {}
         self._waiters = WaiterQueue()
-        self._linger = Lingering(self._clock, self._somebody_waits, self._dispatch)
+        self._linger = Lingering(self._clock, self._somebody_waits, self._give_back)
+        self._extra = 0  # tokens taken of the reserve and of the growth; all others are regular
         # Tasks that have hopped outside any lease, by weak reference. Not a WeakSet: that is
         # Python code, at each look.
         self._hopped: set[ref[Any]] = set()
@@ -84,7 +79,6 @@ class TokenPool:
         self.counters = Counters()
         self._finished = 0  # hops with a regular token
         self._finished_extra = 0  # hops with one of the reserve or of the growth
-        self._by_depth = 0
         self.resize(total, reserve)
 
     def resize(self, total: float, reserve: int) -> None:
@@ -93,9 +87,7 @@ class TokenPool:
         self._reserve = reserve
         # The reserve never takes the last token.
         self._regular = total - min(reserve, max(total - 1, 0)) if total < math.inf else total
-        while self._linger.leases and self._taken() > total:
-            self._linger.end_oldest()
-        self._dispatch()
+        self._give_back(self._linger.end_oldest(self._taken() - total))
 
     # ---- leases
 
@@ -114,8 +106,7 @@ class TokenPool:
         except RuntimeError:
             return  # an abandoned coroutine: the loop is gone, and all who could wait with it
         if lease.token == LINGERING:
-            self._linger.end(lease)
-            self._dispatch()
+            self._give_back(self._linger.end((lease,)))
 
     # ---- hops
 
@@ -140,9 +131,9 @@ class TokenPool:
         lease, depth = self._who(borrower)
         if self._take(borrower, lease, depth):
             return True
-        if not self._linger.leases or self._waiters.size:
+        if self._waiters.size:
             return False
-        self._linger.end_oldest()
+        self._give_back(self._linger.end_oldest(math.inf))
         return self._take(borrower, lease, depth)
 
     async def wait(self, waiter: Waiter) -> None:
@@ -175,27 +166,45 @@ class TokenPool:
             if (
                 not lease.closed
                 and self._total
-                and (lease.streak < LINGER_HOPS or not self._waiters.size)
+                and (lease.streak < MANY_HOPS or not self._is_needed_back())
             ):
                 self._linger.add(lease)
                 if self._waiters.size:
                     self._linger.count_turns()
                 return
-            lease.token = NONE
+            self._give_back((lease,))
+            return
         if self._waiters.size:
             self._dispatch()
 
     def abandon(self, borrower: object) -> None:
         """Return the token of a hop that never ran to the next waiter."""
         lease = self._borrowers.pop(borrower)
-        if lease is not None:
-            lease.token = NONE
-        self._dispatch()
+        self._give_back(() if lease is None else (lease,))
 
     # ---- tokens
 
+    def _give_back(self, leases: Iterable[Lease]) -> None:
+        """Hand the tokens that these leases no longer have to the next waiters."""
+        for lease in leases:
+            lease.token = NONE
+            if lease.extra:
+                self._extra -= 1
+        self._dispatch()
+
+    def _regular_is_free(self) -> bool:
+        return self._taken() - self._extra < self._regular
+
+    def _reserve_is_free(self) -> bool:
+        # Both: more may be taken than there is, after a stall or when the limit has been lowered.
+        return self._extra < self._total - self._regular and self._taken() < self._total
+
     def _taken(self) -> int:
         return len(self._borrowers) + len(self._linger.leases)
+
+    def _is_needed_back(self) -> bool:
+        """Tell whether a token should not stay with its lease for ever."""
+        return self._waiters.size > 0 or self._taken() >= self._total
 
     def _somebody_waits(self) -> bool:
         return self._waiters.size > 0
@@ -232,16 +241,17 @@ class TokenPool:
             lease.streak += 1
             self._borrowers[borrower] = lease
             return True
-        taken = self._taken()
-        if taken >= (self._total if depth else self._regular):
+        extra = not self._regular_is_free()
+        if extra and not (depth and self._reserve_is_free()):
             return False
-        extra = taken >= self._regular
         self._grant(borrower, lease, extra)
-        if taken >= self.counters.peak_threads or extra:
-            self.counters.took(taken + 1, extra)
+        taken = self._taken()
+        if taken > self.counters.peak_threads or extra:
+            self.counters.took(taken, extra)
         return True
 
     def _grant(self, borrower: object, lease: Lease | None, extra: bool) -> None:
+        self._extra += extra
         if lease is None or lease.closed:
             self._borrowers[borrower] = EXTRA if extra else None
             return
@@ -278,11 +288,9 @@ class TokenPool:
         """Restore invariants 1 and 2. Computed from what is taken, not from what has changed."""
         waiters = self._waiters
         while waiters.size:
-            taken = self._taken()
-            if taken < self._regular:
-                self._by_depth = (self._by_depth + 1) % DEPTH_SHARE if waiters.later else 0
-                self._admit(waiters.deepest() if self._by_depth else waiters.oldest())
-            elif taken < self._total and waiters.later:
+            if self._regular_is_free():
+                self._admit(waiters.under_way() or waiters.oldest())
+            elif waiters.later and self._reserve_is_free():
                 self._admit(waiters.deepest(), extra=True)
             else:
                 return
@@ -300,7 +308,7 @@ class TokenPool:
         if not self._waiters.later:
             # All threads wait for something and only new requests are left: the rest of the limit
             # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
-            while self._waiters.size and self._taken() < self._total:
+            while self._waiters.size and self._reserve_is_free():
                 self._admit(self._waiters.oldest(), extra=True)
             return
         for n in range(self._room_to_grow(most)):
@@ -320,8 +328,8 @@ class TokenPool:
     def _room_to_grow(self, most: int) -> int:
         if not self._total:
             return 0  # the app has closed the pool
-        extra = self._total if self._stall_threads is None else self._stall_threads
-        return max(0, int(min(most, self._total + extra - self._taken())))
+        threads = self._total if self._stall_threads is None else self._stall_threads
+        return max(0, int(min(most, self._total - self._regular + threads - self._extra)))
 
     # ---- for those who look: from any thread, so there is no iteration here without a copy
 
@@ -364,8 +372,10 @@ class TokenPool:
     def _check(self) -> None:
         """Assert the invariants."""
         self._waiters.check()
-        assert self._taken() >= self._regular or not self._waiters.size
-        assert self._taken() >= self._total or not self._waiters.later
+        assert not (self._waiters.size and self._regular_is_free())
+        assert not (self._waiters.later and self._reserve_is_free())
+        taken = [*self._borrowers.values(), *self._linger.leases]
+        assert self._extra == sum(lease is not None and lease.extra for lease in taken)
         own = [lease for lease in self._borrowers.values() if lease is not None]
         assert len(own) == len(set(own))
         assert all(lease.token == BUSY for lease in own)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from ._lease import MANY_HOPS
 
 if TYPE_CHECKING:
     from ._clock import WakeUp
@@ -43,22 +45,52 @@ class Waiter:
         self.since = time.monotonic()
 
 
+class _DepthHeap:
+    """Later hops by depth. Who has left the queue leaves a stale entry, until that comes up."""
+
+    __slots__ = ("_entries", "_waiting")
+
+    def __init__(self, waiting: Container[Waiter]) -> None:
+        self._entries: list[tuple[int, int, Waiter]] = []
+        self._waiting = waiting
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, waiter: Waiter) -> None:
+        heappush(self._entries, (-waiter.depth, waiter.arrival, waiter))
+
+    def deepest(self) -> Waiter | None:
+        while self._entries:
+            waiter = self._entries[0][2]
+            if waiter in self._waiting:
+                return waiter
+            heappop(self._entries)
+        return None
+
+    def purge(self) -> None:
+        self._entries = [entry for entry in self._entries if entry[2] in self._waiting]
+        heapify(self._entries)
+
+
 class WaiterQueue:
     """Waiters by age and, for later hops, by depth. Every operation is O(log n) or better.
 
     Invariants:
         1. A waiter is in exactly one of `first` and `later`, by its depth.
-        2. Each waiter of `later` has its entry in `_heap`; an entry whose waiter has left
-           `later` is stale, and at most as many entries are stale as are not, plus 16.
+        2. Each waiter of `later` has an entry in `_by_depth`, and one in `_under_way` if its
+           request is neither at its second hop nor one of many.
+        3. No heap has more than twice as many entries as `later`, plus 16; none without `later`.
     """
 
-    __slots__ = ("_arrivals", "_heap", "first", "later", "size")
+    __slots__ = ("_arrivals", "_by_depth", "_under_way", "first", "later", "size")
 
     def __init__(self) -> None:
         # OrderedDict, not dict: taking the head of a dict costs O(n) once heads were deleted.
         self.first: OrderedDict[Waiter, None] = OrderedDict()
         self.later: OrderedDict[Waiter, None] = OrderedDict()
-        self._heap: list[tuple[int, int, Waiter]] = []
+        self._by_depth = _DepthHeap(self.later)
+        self._under_way = _DepthHeap(self.later)
         self._arrivals = 0
         self.size = 0  # of first and later; looked at for every hop
 
@@ -66,25 +98,26 @@ class WaiterQueue:
         self.size += 1
         self._arrivals += 1
         waiter.arrival = self._arrivals
-        if waiter.depth:
-            self.later[waiter] = None
-            heappush(self._heap, (-waiter.depth, waiter.arrival, waiter))
-        else:
+        if not waiter.depth:
             self.first[waiter] = None
+            return
+        self.later[waiter] = None
+        self._by_depth.add(waiter)
+        if 1 < waiter.depth < MANY_HOPS:
+            self._under_way.add(waiter)
 
     def remove(self, waiter: Waiter) -> None:
         self.size -= 1
-        if waiter.depth:
-            del self.later[waiter]
-            if not self.later:
-                # A stale entry leads to a task, that to its loop, and that to the limiter: a whole
-                # loop would stay when it has ended.
-                self._heap.clear()
-            elif len(self._heap) > 2 * len(self.later) + 16:
-                self._heap = [entry for entry in self._heap if entry[2] in self.later]
-                heapify(self._heap)
-        else:
+        if not waiter.depth:
             del self.first[waiter]
+            return
+        del self.later[waiter]
+        # Without `later` at once: a stale entry leads to a task, that to its loop, and that to the
+        # limiter, so that a whole loop would stay when it has ended.
+        most = 2 * len(self.later) + 16 if self.later else 0
+        for heap in (self._by_depth, self._under_way):
+            if len(heap) > most:
+                heap.purge()
 
     def promote(self, waiter: Waiter) -> None:
         """Make a waiting first hop a later one: its request has got a thread meanwhile."""
@@ -106,9 +139,16 @@ class WaiterQueue:
 
     def deepest(self) -> Waiter:
         """Return the later hop whose request has made most hops."""
-        while self._heap[0][2] not in self.later:
-            heappop(self._heap)
-        return self._heap[0][2]
+        return cast("Waiter", self._by_depth.deepest())
+
+    def under_way(self) -> Waiter | None:
+        """Return the deepest later hop of a request to be brought to its end before others begin.
+
+        By age alone, threads fill up with hops that block on what those behind them in the queue
+        hold: 200 requests of 8 hops each on 15 connections took 15.4 s by age and 6.5 s so. Streams
+        and WebSockets may have no end, a request at its second hop has hardly begun.
+        """
+        return self._under_way.deepest()
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -116,6 +156,5 @@ class WaiterQueue:
         assert not any(w.depth for w in self.first)
         assert all(w.depth for w in self.later)
         assert not any(w.granted for w in (*self.first, *self.later))
-        entries = {w for _, _, w in self._heap}
-        assert entries.issuperset(self.later)
-        assert len(self._heap) <= 2 * len(self.later) + 17
+        for heap in (self._by_depth, self._under_way):
+            assert len(heap) <= (2 * len(self.later) + 16 if self.later else 0)
