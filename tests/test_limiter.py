@@ -238,18 +238,26 @@ class TestOneBorrowerWaitsTwice:
             await settle(limiter)
             assert all(twin.got for twin in twins)
 
-    @pytest.mark.xfail(strict=True, reason="the second grant overwrites the first")
     async def test_at_once(self):
-        """With room for both they don't share one token."""
+        """With room for both the second fails as if it had come now; they don't share a token."""
         limiter = ours(2)
         async with requests(limiter) as group:
             firsts = [Waiting(limiter, group) for _ in range(2)]
             await settle(limiter)
-            twins = [Waiting(limiter, group, "twin") for _ in range(2)]
+            twin = Waiting(limiter, group, "twin")
+            failed = anyio.Event()
+
+            async def second():
+                with pytest.raises(RuntimeError, match="this borrower is already holding one"):
+                    await limiter.acquire_on_behalf_of("twin")
+                failed.set()
+
+            group.start_soon(second)
             await settle(limiter)
             for first in firsts:
                 first.release.set()
             await settle(limiter)
-            assert limiter.borrowed_tokens == sum(twin.got for twin in twins)
-            for twin in twins:
-                twin.release.set()
+            assert twin.got
+            assert failed.is_set()
+            assert limiter.borrowed_tokens == 1
+            twin.release.set()

@@ -196,7 +196,6 @@ class TestWithReserve:
             assert hop.running
             hop.end()
 
-    @pytest.mark.xfail(strict=True, reason="only one idle token is taken back")
     async def test_idle_leases(self, monkeypatch):
         """acquire_nowait() finds a token while no hop runs, whoever had them last."""
         limiter, _ = make_limiter(monkeypatch, 4)
@@ -214,7 +213,6 @@ class TestWithReserve:
                 for request in idle:
                     request.finish()
 
-    @pytest.mark.xfail(strict=True, reason="a lease keeps a token beyond the limit")
     async def test_lowered_under_way(self, monkeypatch):
         """A lowered limit holds for the next hops of requests that are under way."""
         limiter, _ = make_limiter(monkeypatch, 5)

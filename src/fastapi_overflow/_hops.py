@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet, ref
 
 from anyio import to_thread
@@ -82,13 +82,13 @@ def _new_limiter() -> OverflowLimiter:
     )
 
 
-class _Gate:
-    """One hop's way to the running loop's limiter, as `limiter=` of anyio's run_sync.
+class _Hop(partial[Any]):
+    """What a hop calls, and as `limiter=` of anyio's run_sync its way to the loop's limiter.
 
     A hop may be described outside any loop (`asyncio.run(to_thread.run_sync(f))`), so the limiter
-    is looked up when the hop is made; once, hence an object for each hop. Entering leaves out the
-    turn of the loop that a limiter's own `acquire` always gives up: run_sync has just been through
-    a checkpoint.
+    is looked up when it is made; once, hence an object for each hop. Entering leaves out the turn
+    of the loop that a limiter's own `acquire` always gives up: run_sync has just been through a
+    checkpoint.
     """
 
     __slots__ = ("_pool",)
@@ -96,7 +96,7 @@ class _Gate:
 
     async def __aenter__(self) -> None:
         self._pool = pool = _current_pool()
-        waiter = pool.start_acquire(pool.current_task())
+        waiter = pool.start_acquire(pool.current_task(), self)
         if waiter is not None:
             await pool.wait(waiter)
 
@@ -107,9 +107,6 @@ class _Gate:
     def __getattr__(self, name: str) -> Any:
         # trio asks for acquire_on_behalf_of and release_on_behalf_of.
         return getattr(current_limiter(), name)
-
-
-gate: Any = _Gate  # as much of a CapacityLimiter as run_sync needs
 
 
 async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -126,7 +123,8 @@ async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwa
     Cancellation while waiting for a thread ends the wait; once `func` runs it is awaited to its
     end, and only then is the cancellation raised. The thread is given back when `func` ends.
     """
-    return await to_thread.run_sync(partial(func, *args, **kwargs), limiter=None if OFF else gate())
+    hop: Any = _Hop(func, *args, **kwargs)
+    return cast("T", await to_thread.run_sync(hop, limiter=None if OFF else hop))
 
 
 async def iterate_in_threadpool(iterator: Iterable[T]) -> AsyncIterator[T]:
@@ -148,8 +146,8 @@ async def iterate_in_threadpool(iterator: Iterable[T]) -> AsyncIterator[T]:
 
 def wrap_run_sync(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
     """anyio.to_thread.run_sync: give hops without a limiter of their own ours."""
-    if kwargs.get("limiter") is None:
-        kwargs["limiter"] = gate()
+    if args and kwargs.get("limiter") is None:
+        kwargs["limiter"] = _Hop(*args)
     return wrapped(*args, **kwargs)
 
 
@@ -170,7 +168,8 @@ def wrap_run_in_threadpool(wrapped: Callable[..., Any], _: Any, args: Any, kwarg
     if not args or to_thread.run_sync is not patched_run_sync:
         # No function (Starlette's own error), or somebody else's wrapper around anyio's function.
         return wrapped(*args, **kwargs)
-    return anyio_run_sync(partial(*args, **kwargs), limiter=gate())
+    hop: Any = _Hop(*args, **kwargs)
+    return anyio_run_sync(hop, limiter=hop)
 
 
 async def wrap_starlette_call(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import ref
 
@@ -28,6 +28,8 @@ from ._lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease, current_leas
 from ._linger import Lingering
 from ._queue import Waiter, WaiterQueue, copied
 from ._stall import Progress, StallWatch
+
+ALREADY_HOLDING = "this borrower is already holding one of this CapacityLimiter's tokens"  # anyio's
 
 
 class TokenPool:
@@ -88,6 +90,7 @@ class TokenPool:
         # The reserve never takes the last token.
         self._regular = total - min(reserve, max(total - 1, 0)) if total < math.inf else total
         self._give_back(self._linger.end_oldest(self._taken() - total))
+        self._lowered = self._taken() > total or not total
 
     # ---- leases
 
@@ -110,12 +113,15 @@ class TokenPool:
 
     # ---- hops
 
-    def start_acquire(self, borrower: object) -> Waiter | None:
-        """Take a token for `borrower` at once, or return the waiter to `wait` with."""
+    def start_acquire(self, borrower: object, func: object = None) -> Waiter | None:
+        """Take a token for `borrower` at once, or return the waiter to `wait` with.
+
+        :param func: what the hop will call, as far as is known
+        """
         lease, depth = self._who(borrower)
         if self._take(borrower, lease, depth):
             return None
-        waiter = Waiter(borrower, lease, depth, self._clock.wake_up())
+        waiter = Waiter(borrower, lease, depth, self._clock.wake_up(), func)
         self._waiters.add(waiter)
         self.counters.wait_began(waiter.since, self._waiters.size)
         if lease is not None and not depth:
@@ -146,9 +152,11 @@ class TokenPool:
         except BaseException:
             if waiter.granted:
                 self.abandon(waiter.borrower)  # its token goes to the next waiter
-            else:
+            elif waiter.waiting:
                 self._forget(waiter)  # it has no token
             raise
+        if not waiter.granted:
+            raise RuntimeError(ALREADY_HOLDING)
 
     def finish(self, borrower: object) -> None:
         """End the hop of `borrower`: its token lingers with its lease or goes to the next waiter.
@@ -165,14 +173,14 @@ class TokenPool:
                 self._finished += 1
             if (
                 not lease.closed
-                and self._total
                 and (lease.streak < MANY_HOPS or not self._is_needed_back())
+                and not (self._lowered and self._is_too_many(lease))
             ):
                 self._linger.add(lease)
                 if self._waiters.size:
                     self._linger.count_turns()
-                return
-            self._give_back((lease,))
+            else:
+                self._give_back((lease,))
             return
         if self._waiters.size:
             self._dispatch()
@@ -206,15 +214,19 @@ class TokenPool:
         """Tell whether a token should not stay with its lease for ever."""
         return self._waiters.size > 0 or self._taken() >= self._total
 
+    def _is_too_many(self, lease: Lease) -> bool:
+        """Tell whether the limit has been lowered below what is taken, this token included."""
+        is_free = self._regular_is_free()
+        self._lowered = not is_free
+        return not is_free and (not lease.extra or not self._total)
+
     def _somebody_waits(self) -> bool:
         return self._waiters.size > 0
 
     def _who(self, borrower: object) -> tuple[Lease | None, int]:
         """Return the lease of the caller, if any, and the depth of its hop."""
         if borrower in self._borrowers:
-            raise RuntimeError(
-                "this borrower is already holding one of this CapacityLimiter's tokens"
-            )
+            raise RuntimeError(ALREADY_HOLDING)
         lease = current_lease.get()
         if lease is not None and lease.pool is self and not lease.closed:
             return lease, lease.hops
@@ -271,15 +283,19 @@ class TokenPool:
 
     def _admit(self, waiter: Waiter, extra: bool = False) -> None:
         self._forget(waiter)
+        if waiter.borrower in self._borrowers:
+            # Two have waited under one name, which can have one token only; see `wait`.
+            waiter.wake()
+            return
         waiter.granted = True
         self._grant(waiter.borrower, waiter.lease, extra)
         taken = self._taken()
         self.counters.took(taken, extra, beyond=taken > self._total)
-        if not waiter.wake_up.done():  # else cancelled in this turn: `wait` hands the token on
-            waiter.wake_up.set_result(None)
+        waiter.wake()
 
     def _forget(self, waiter: Waiter) -> None:
         self._waiters.remove(waiter)
+        waiter.waiting = False
         self.counters.seconds_waited += time.monotonic() - waiter.since
         if waiter.lease is not None and waiter.lease.waiting_first and not waiter.depth:
             waiter.lease.waiting_first.remove(waiter)
@@ -303,33 +319,25 @@ class TokenPool:
             return None
         return Progress(self._finished, self._finished_extra)
 
-    def grow(self, most: int) -> None:
-        """Let up to `most` later hops run although no token is free: nothing finishes."""
+    def grow(self, most: int, choose: Callable[[WaiterQueue], Waiter]) -> None:
+        """Let up to `most` of those that wait run although no token is free for them.
+
+        :param choose: returns one of the later hops
+        """
         if not self._waiters.later:
             # All threads wait for something and only new requests are left: the rest of the limit
             # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
             while self._waiters.size and self._reserve_is_free():
                 self._admit(self._waiters.oldest(), extra=True)
             return
-        for n in range(self._room_to_grow(most)):
-            if self._waiters.later:
-                # The deepest is the likeliest to hold what the others wait for; where it isn't,
-                # by age as well, so that every other one has its chance.
-                by_age = n % 2 != 0
-                waiter = self._waiters.oldest_later() if by_age else self._waiters.deepest()
-                self._admit(waiter, extra=True)
-
-    def grow_by_age(self, most: int) -> None:
-        """Let up to `most` later hops run, the oldest: others have kept them out."""
-        for _ in range(self._room_to_grow(most)):
-            if self._waiters.later:
-                self._admit(self._waiters.oldest_later(), extra=True)
-
-    def _room_to_grow(self, most: int) -> int:
         if not self._total:
-            return 0  # the app has closed the pool
+            return  # the app has closed the pool
         threads = self._total if self._stall_threads is None else self._stall_threads
-        return max(0, int(min(most, self._total - self._regular + threads - self._extra)))
+        room = self._total - self._regular + threads - self._extra
+        while most > 0 and room > 0 and self._waiters.later:
+            self._admit(choose(self._waiters), extra=True)
+            most -= 1
+            room -= 1
 
     # ---- for those who look: from any thread, so there is no iteration here without a copy
 

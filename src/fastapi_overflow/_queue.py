@@ -33,16 +33,34 @@ def copied(changing: Iterable[T]) -> list[T]:
 class Waiter:
     """One hop that waits for a token. `depth` 0 is a first hop, anything above a later one."""
 
-    __slots__ = ("arrival", "borrower", "depth", "granted", "lease", "since", "wake_up")
+    __slots__ = (
+        "arrival",
+        "borrower",
+        "depth",
+        "func",
+        "granted",
+        "lease",
+        "since",
+        "waiting",
+        "wake_up",
+    )
 
-    def __init__(self, borrower: object, lease: Lease | None, depth: int, wake_up: WakeUp) -> None:
+    def __init__(
+        self, borrower: object, lease: Lease | None, depth: int, wake_up: WakeUp, func: object
+    ) -> None:
         self.borrower = borrower
         self.lease = lease
         self.depth = depth
+        self.func = func
+        self.waiting = True
         self.granted = False
         self.wake_up = wake_up
         self.arrival = 0
         self.since = time.monotonic()
+
+    def wake(self) -> None:
+        if not self.wake_up.done():  # else cancelled in this turn
+            self.wake_up.set_result(None)
 
 
 class _DepthHeap:

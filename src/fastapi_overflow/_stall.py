@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._clock import Clock
 from ._episode import Episodes
+from ._growth import Growth
+from ._queue import WaiterQueue
 
 if TYPE_CHECKING:
     from ._pool import TokenPool
@@ -45,7 +47,7 @@ class StallWatch:
         self._clock = clock
         self.seconds = seconds
         self._seen: Progress | None = None  # at the last look
-        self._growth = 1  # threads to add next
+        self._growth = Growth()
         self._starved = 0  # looks without regular progress
         self.on = False
         self.episodes = Episodes(pool)
@@ -54,7 +56,7 @@ class StallWatch:
         """Be on from now until a look finds nobody waiting."""
         if not self.on:
             self.on = True
-            self._growth = 1
+            self._growth = Growth()
             self._starved = 0
             self._look_later()
 
@@ -82,18 +84,18 @@ class StallWatch:
                 self._look_later()
             return
         if progress.regular != self._seen.regular:
-            self._growth = 1
+            self._growth = Growth()
             self._starved = 0
         elif progress.extra != self._seen.extra:
             self._starved += 1
             if self._starved >= STARVED_LOOKS:
-                self._pool.grow_by_age(self._growth)
-                self._growth *= 2
+                self._pool.grow(self._growth.threads, WaiterQueue.oldest_later)
+                self._growth.threads *= 2
             else:
-                self._growth = 1
+                self._growth = Growth()
         else:
             self.episodes.stalled_look()
-            self._pool.grow(self._growth)
-            self._growth *= 2
+            self._pool.grow(self._growth.threads, self._growth.choose)
+            self._growth.threads *= 2
             self.episodes.grown()
         self._look_later()
