@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 import anyio
-from data import TIMEOUT, Db, Eager, Item, SessionLocal, all_items, engine, first_item
-from fastapi import (
-    APIRouter,
-    BackgroundTasks,
-    Depends,
-    FastAPI,
-    File,
-    UploadFile,
-    WebSocket,
-)
+from data import TIMEOUT, Db, Eager, Item, SessionLocal, all_items, first_item
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, UploadFile, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
@@ -268,5 +260,3 @@ def semaphore_and_session(user: User, db: Db) -> str:
 
 outer = FastAPI()
 outer.mount("/mounted", app)
-
-__all__ = ["app", "engine", "outer"]

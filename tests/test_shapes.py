@@ -1,0 +1,181 @@
+"""Route shapes under many requests at once: they deadlock without the package, and don't with it.
+
+Each run is a child process with the built wheel, the hook its only way in; see shapes/load.py. The
+apps share 15 connections (or as many tokens of a semaphore) and wait 5 s for one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import run_python
+
+LOAD = Path(__file__).parent / "shapes" / "load.py"
+
+sys.path.insert(0, str(LOAD.parent))
+from table import SHAPES  # noqa: E402
+
+DEADLOCKING = [name for name, shape in SHAPES.items() if not shape.control]
+CONTROLS = [name for name, shape in SHAPES.items() if shape.control]
+
+LIMIT = 40  # threads, the default
+POOL_TIMEOUT = 5  # seconds, as in shapes/data.py
+CHILD_TIMEOUT = 300  # seconds; load.py gives up on a single run long before
+
+# Each gives the loop another kind of work: plain hops, pauses, a hop per item, a hop outside any
+# lease, hops within hops.
+ON_TRIO = (
+    "session dependency",
+    "async endpoint with pauses",
+    "sync stream, fast client",
+    "file",
+    "upload, async",
+    "nested, one deep",
+    "WebSocket",
+    "BaseHTTPMiddleware",
+    "around the app",
+    "semaphore",
+)
+
+Report = dict[str, Any]
+
+
+def send(python: Path, *args: str, **env: str) -> list[Report]:
+    """Run load.py and return its reports."""
+    child = run_python(python, LOAD, *args, env=env, timeout=CHILD_TIMEOUT)
+    reports = [json.loads(line) for line in child.stdout.splitlines()]
+    assert reports, f"load.py reported nothing:\n{child.stderr[-3000:]}"
+    return reports
+
+
+def not_answered(reports: list[Report]) -> list[Report]:
+    """Return the reports in which a request had another end than status 200 and all of its body."""
+    return [r for r in reports if r["outcomes"].get("200") != r["requests"]]
+
+
+def test_the_gauge_sees_more_threads_than_the_limit(wheel_python):
+    """A limit of 45 shows as more than 40 hops at once: the bound below could be broken."""
+    (report,) = send(
+        wheel_python, "WebSocket", FASTAPI_OVERFLOW_LIMIT="45", FASTAPI_OVERFLOW_STALL_THREADS="0"
+    )
+    assert LIMIT < report["hops"] <= 45
+
+
+@pytest.fixture(scope="module")
+def stock(request, wheel_python):
+    """Reports of 200 requests each with FASTAPI_OVERFLOW_DISABLE=1, by shape.
+
+    Four at a time: they spend their time waiting for the timeout.
+    """
+    names = {
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.cls is TestWithoutThePackage and "name" in item.callspec.params
+    }
+
+    def send_stock(name: str) -> Report:
+        options = ("--stop-at-failure", "--deadline", str(3 * POOL_TIMEOUT))
+        (report,) = send(wheel_python, name, *options, FASTAPI_OVERFLOW_DISABLE="1")
+        return report
+
+    with ThreadPoolExecutor(4) as pool:
+        reports: dict[str, Future[Report]] = {n: pool.submit(send_stock, n) for n in names}
+        yield reports
+        pool.shutdown(cancel_futures=True)
+
+
+class TestWithoutThePackage:
+    @pytest.mark.parametrize("name", DEADLOCKING)
+    def test_requests_fail(self, stock, name):
+        """Of 200 requests at once some fail or are never answered."""
+        assert not_answered([stock[name].result()])
+
+    @pytest.mark.parametrize("name", CONTROLS)
+    def test_one_hop_does_not_deadlock(self, stock, name):
+        """A route that holds nothing from one hop to the next works: it is here for comparison."""
+        assert not not_answered([stock[name].result()])
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def reports(request, wheel_python):
+    """The reports of one shape after the other: 200 requests, then 1,000."""
+    return send(wheel_python, request.param, "--requests", "200", "1000")
+
+
+class TestWithThePackage:
+    def test_200_requests_are_answered(self, reports):
+        """All of 200 requests at once answer, none waits for a connection for too long."""
+        assert not not_answered(reports[:1])
+
+    def test_1000_requests_are_answered(self, reports):
+        """All of 1,000 requests at once answer, none waits for a connection for too long."""
+        assert len(reports) == 2
+        assert not not_answered(reports[1:])
+
+    def test_threads_are_bounded(self, reports):
+        """There are never more threads than twice the limit and those of FastAPI's exits.
+
+        Twice: a machine that stands still for a moment looks like a stall.
+        """
+        for report in reports:
+            assert report["hops"] <= 2 * LIMIT
+            assert report["threads"] <= 2 * LIMIT + report["exits"]
+
+
+@pytest.fixture(scope="module")
+def without_growth(wheel_python):
+    """Reports of 200 requests each, with no thread added when the pool stalls."""
+    names = [name for name, shape in SHAPES.items() if not shape.grows]
+    return send(wheel_python, *names, FASTAPI_OVERFLOW_STALL_THREADS="0")
+
+
+class TestWithoutGrowth:
+    def test_requests_are_answered(self, without_growth):
+        """Lease and reserve are enough for all but a few shapes, with no thread above the limit."""
+        assert len(without_growth) == sum(not shape.grows for shape in SHAPES.values())
+        assert not not_answered(without_growth)
+
+    def test_hops_keep_to_the_limit(self, without_growth):
+        """No more hops run at once than the limit says."""
+        assert [r for r in without_growth if r["hops"] > LIMIT] == []
+
+    def test_threads_keep_to_the_limit(self, without_growth):
+        """There are no more threads than the limit and those in which FastAPI exits dependencies.
+
+        A thread is started only for a hop that has its token while no thread is idle: the number of
+        threads never exceeds the most tokens that were out at once, the limit's and the exits'.
+        """
+        assert [r for r in without_growth if r["threads"] > LIMIT + r["exits"]] == []
+
+
+class TestLoops:
+    def test_uvloop(self, wheel_python):
+        """All shapes answer on uvloop."""
+        reports = send(wheel_python, *SHAPES, "--loop", "uvloop")
+        assert len(reports) == len(SHAPES)
+        assert not not_answered(reports)
+
+    def test_trio(self, wheel_python):
+        """A choice of shapes answers on trio."""
+        reports = send(wheel_python, *ON_TRIO, "--loop", "trio")
+        assert len(reports) == len(ON_TRIO)
+        assert not not_answered(reports)
+
+
+class TestMixed:
+    def test_fails_without_the_package(self, wheel_python):
+        """All shapes at once, 3,000 requests: without the package some fail."""
+        options = ("--requests", "3000", "--stop-at-failure", "--deadline", "30")
+        reports = send(wheel_python, "mixed", *options, FASTAPI_OVERFLOW_DISABLE="1")
+        assert not_answered(reports)
+
+    @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+    def test_3000_requests_are_answered(self, wheel_python, loop):
+        """All shapes at once, 3,000 requests: every one answers."""
+        assert not not_answered(send(wheel_python, "mixed", "--requests", "3000", "--loop", loop))
