@@ -3,8 +3,8 @@
 Called by the command line. It must never protect the app by other means than the import hook that
 a user's app would have, and never leave a process, a file or a table behind.
 
-Layout: runner (the two runs), server (uvicorn), client (the load), database (its tables), report
-(what is printed); app and models are the app and know nothing of the rest.
+Layout: runner (the two runs), interrupt (their early end), server (uvicorn), client (the load),
+database (its tables), report (what is printed); app and models are the app and know nothing of it.
 """
 
 from __future__ import annotations

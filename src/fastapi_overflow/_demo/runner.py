@@ -7,16 +7,13 @@ would not be protected by the import hook.
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 import anyio
 from rich.console import Console
@@ -29,7 +26,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from . import DemoError, database, server
+from . import DemoError, database, interrupt, server
 from .client import Load, send
 from .report import Comparison, Run
 
@@ -45,7 +42,7 @@ def compare(requests: int, database_url: str | None, pool_size: int | None) -> C
     _require_protection()
     _allow_open_files(requests + 100)
     with (
-        _terminated_like_interrupted(),
+        interrupt.unwinding(),
         tempfile.TemporaryDirectory(prefix="fastapi-overflow-", ignore_cleanup_errors=True) as tmp,
     ):
         folder = Path(tmp)
@@ -129,20 +126,6 @@ def _allow_open_files(needed: int) -> None:
             f"--requests needs {needed} open files and {soft} are allowed here: `ulimit -n` "
             "raises that, or ask for fewer"
         ) from None
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Have SIGTERM unwind like Ctrl-C, so that the server is killed then too."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _progress() -> Progress:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
-from . import DemoError
+from . import DemoError, interrupt
 
 START_SECONDS = 60
 # uvicorn itself picks the port: one that was free a moment ago may be somebody else's by now.
@@ -61,20 +61,23 @@ def uvicorn(environ: Mapping[str, str], log: Path, *, backlog: int) -> Iterator[
     options = {"--host": "127.0.0.1", "--port": "0", "--backlog": str(backlog)}
     command = [sys.executable, "-m", "uvicorn", f"{__package__}.app:app"]
     command += [word for option in options.items() for word in option]
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603
-            [*command, "--no-access-log", "--no-use-colors"],
-            env=_without_uvicorn_settings(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with interrupt.held_back(), log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603
+                [*command, "--no-access-log", "--no-use-colors"],
+                env=_without_uvicorn_settings(environ),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         yield Server(process, log, _wait_for_port(process, log))
     finally:
-        # Not asked to stop first: a server whose threads are stuck would never get there.
-        process.kill()
-        process.wait()
+        if process is not None:
+            with interrupt.held_back():
+                # Not asked to stop first: a server whose threads are stuck never gets there.
+                process.kill()
+                process.wait()
 
 
 def _without_uvicorn_settings(environ: Mapping[str, str]) -> dict[str, str]:
