@@ -1,0 +1,269 @@
+"""What every version must do, as one program: run by matrix.py with the Python of each row.
+
+Prints one JSON object: versions, and for each check true or what went wrong. It needs nothing but
+the package and Starlette; FastAPI, uvloop and trio are used where they are installed. It must run
+on the oldest versions supported, so it uses none of our fixtures and no test client.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import threading
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+
+REQUESTS = 100
+CONNECTIONS = 15  # SQLAlchemy's default: 5 and 10 of overflow
+POOL_TIMEOUT = 2.0  # seconds: SQLAlchemy's is 30
+
+HAVE_FASTAPI = importlib.util.find_spec("fastapi") is not None
+
+
+class ConnectionPool:
+    """A database's pool: `connect` blocks until there is a connection, or fails."""
+
+    def __init__(self):
+        self.free = threading.Semaphore(CONNECTIONS)
+
+    def connect(self):
+        if not self.free.acquire(timeout=POOL_TIMEOUT):
+            raise TimeoutError("no connection")
+
+    def query(self):
+        time.sleep(0.001)
+
+    def close(self):
+        self.free.release()
+
+
+def fastapi_app():
+    """FastAPI's tutorial: a session that a sync dependency checks out, and a sync endpoint."""
+    from fastapi import Depends, FastAPI
+    from pydantic import BaseModel
+
+    app, pool = FastAPI(), ConnectionPool()
+
+    class Answer(BaseModel):
+        ok: bool
+
+    def get_db():
+        pool.connect()
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+    def get_user(db=Depends(get_db)):  # noqa: B008 - the oldest FastAPI of the matrix knows this
+        db.query()
+        return "somebody"
+
+    @app.get("/", response_model=Answer)
+    def endpoint(user=Depends(get_user), db=Depends(get_db)):  # noqa: B008
+        db.query()
+        return {"ok": True}
+
+    return app
+
+
+def starlette_app():
+    """The same without FastAPI: an async endpoint that hops three times."""
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    pool = ConnectionPool()
+
+    async def endpoint(request):
+        await run_in_threadpool(pool.connect)
+        try:
+            await run_in_threadpool(pool.query)
+        finally:
+            await run_in_threadpool(pool.close)
+        return PlainTextResponse("ok")
+
+    return Starlette(routes=[Route("/", endpoint)])
+
+
+async def get(app, statuses):
+    """Send one request straight into the app, and note the status of the response."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/",
+        "raw_path": b"/",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    try:
+        await app(scope, receive, send)
+    except Exception as exc:
+        statuses.append(repr(exc))
+
+
+async def classic(app):
+    """Tell how many of the requests were answered with 200."""
+    import anyio
+
+    statuses = []
+    async with anyio.create_task_group() as group:
+        for _ in range(REQUESTS):
+            group.start_soon(get, app, statuses)
+    return statuses.count(200)
+
+
+async def most_threads(hops):
+    """Return how many of so many hops run at once."""
+    import anyio
+    from starlette.concurrency import run_in_threadpool
+
+    running, most, lock = 0, 0, threading.Lock()
+
+    def hop():
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+
+    async with anyio.create_task_group() as group:
+        for _ in range(hops):
+            group.start_soon(run_in_threadpool, hop)
+    return most
+
+
+async def check_thread_limit():
+    import anyio.to_thread
+
+    from fastapi_overflow import set_thread_limit
+
+    set_thread_limit(limit=5, anti_deadlock_reserve=1)
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    assert limiter.total_tokens == 5, limiter.total_tokens
+    most = await most_threads(20)
+    assert 4 <= most <= 5, f"{most} threads with a limit of 5"
+
+
+async def check_recipe():
+    """What people write today: current_default_thread_limiter().total_tokens = n."""
+    import anyio.to_thread
+
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    limiter.total_tokens = 60
+    most = await most_threads(100)
+    assert 59 <= most <= 60, f"{most} threads with total_tokens = 60"
+    statistics = limiter.statistics()
+    assert statistics.total_tokens == 60, statistics
+    assert statistics.borrowed_tokens == 0, statistics
+
+
+def check_loaders():
+    """The modules that are patched look to Python like any others."""
+    import importlib.resources
+    import inspect
+    import pkgutil
+
+    import starlette.applications
+    import starlette.concurrency
+
+    for module in (starlette, starlette.applications, starlette.concurrency):
+        spec = module.__spec__
+        assert spec.loader.get_code(module.__name__) is not None
+        assert inspect.getsource(module)
+        assert spec.loader.is_package(module.__name__) == hasattr(module, "__path__")
+    assert pkgutil.get_data("starlette", "py.typed") is not None
+    assert importlib.resources.files("starlette").joinpath("applications.py").is_file()
+
+
+def run(app, function, *args):
+    """Run a coroutine function on each event loop there is; return what each returned."""
+    import anyio
+
+    results = {"asyncio": anyio.run(function, *args)}
+    if importlib.util.find_spec("uvloop"):
+        options = {"use_uvloop": True}
+        results["uvloop"] = anyio.run(function, *args, backend_options=options)
+    if importlib.util.find_spec("trio"):
+        results["trio"] = anyio.run(function, *args, backend="trio")
+    return results
+
+
+def protected():
+    """With the hook: nothing here imports fastapi_overflow before Starlette is patched."""
+    checks = {}
+
+    def check(name, function):
+        try:
+            function()
+            checks[name] = True
+        except BaseException:
+            checks[name] = traceback.format_exc(limit=-3)
+
+    def hook():
+        import starlette.applications  # noqa: F401
+
+        from fastapi_overflow import _startup, patched
+
+        expected = ".start" if sys.version_info >= (3, 15) else ".pth"
+        assert _startup.armed_by == expected, f"armed by {_startup.armed_by}"
+        assert patched(), "patched() is false"
+
+    def route(make_app):
+        for loop, answered in run(make_app(), classic, make_app()).items():
+            assert answered == REQUESTS, f"{answered} of {REQUESTS} answered on {loop}"
+
+    check("hook", hook)
+    if HAVE_FASTAPI:
+        check("FastAPI", lambda: route(fastapi_app))
+    check("Starlette", lambda: route(starlette_app))
+    check("set_thread_limit", lambda: run(None, check_thread_limit))
+    check("total_tokens", lambda: run(None, check_recipe))
+    check("loaders", check_loaders)
+    return checks
+
+
+def stock():
+    """With FASTAPI_OVERFLOW_DISABLE=1: the same requests, most of which must fail."""
+    import anyio
+
+    checks = {}
+    for name, make_app in (("FastAPI", fastapi_app), ("Starlette", starlette_app)):
+        if name == "Starlette" or HAVE_FASTAPI:
+            answered = anyio.run(classic, make_app())
+            fails = answered < REQUESTS
+            checks[f"{name} deadlocks without"] = fails or f"{answered} of {REQUESTS} answered"
+    return checks
+
+
+def versions():
+    found = {"python": sys.version.split()[0]}
+    for name in ("fastapi", "starlette", "anyio", "wrapt", "uvloop", "trio", "pydantic"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+if __name__ == "__main__":
+    checks = stock() if sys.argv[1:] == ["stock"] else protected()
+    print(json.dumps({"versions": versions(), "checks": checks}))
