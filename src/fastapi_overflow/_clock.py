@@ -58,7 +58,8 @@ class AsyncioClock:
         return self._loop()
 
     def is_running_here(self) -> bool:
-        return self._loop() is asyncio._get_running_loop()
+        # Not None: under trio no asyncio loop runs, and ours may be gone.
+        return (loop := self._loop()) is not None and loop is asyncio._get_running_loop()
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(callback, context=self._context)
