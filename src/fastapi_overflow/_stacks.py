@@ -23,7 +23,6 @@ _ANYIO = "anyio/_backends/_asyncio.py"
 _TRIO = "trio/_core/_thread_cache.py"
 
 _THREADING = threading.__file__
-_QUEUE = queue.__file__
 _FUTURES = concurrent.futures._base.__file__
 _STDLIB = queue.__file__.replace("\\", "/").rpartition("/")[0] + "/"
 
@@ -69,17 +68,17 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _runs_a_hop(innermost: FrameType) -> bool:
-    at_work = False  # anything but the standard library's queue between the worker's loop and here
+    inner = None
     for frame in _outwards(innermost):
         code = frame.f_code
         if code.co_name in ("run", "_work", "_handle_job"):
             file = code.co_filename.replace("\\", "/")
             if file.endswith(_ANYIO):
-                return at_work
+                # Waiting for work it is in Queue.get; on its way to or from a hop in neither.
+                return inner is not None and inner.f_code is not queue.Queue.get.__code__
             if file.endswith(_TRIO):
                 return code.co_name == "_handle_job"
-        if code.co_filename not in (_THREADING, _QUEUE):
-            at_work = True
+        inner = frame
     return False
 
 

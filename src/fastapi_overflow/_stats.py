@@ -45,13 +45,12 @@ class Stats:
     :ivar reserve_used: threads of the reserve given out
     :ivar stalls: times that the pool has stalled
     :ivar threads_grown: threads beyond the limit given out in stalls
-    :ivar deadlocks_averted: stalls that began with *every* thread that ran a hop waiting for
-        another thread (a connection of a pool, a condition, a semaphore), in which hops that got
-        their thread only because of the stall finished first, and only then one of those that had
-        been blocked. anyio's limiter would have kept those waiting. A count that is too low
-        rather than too high: what lease and reserve prevent never stalls and isn't counted, nor
-        is a stall in which some thread did slow work or waited for a bare lock or a database's
-        row lock
+    :ivar deadlocks_averted: stalls in which *every* thread that ran a hop was waiting for another
+        thread (a connection of a pool, a condition, a semaphore), and which ended when a hop to
+        which a thread beyond the limit was lent had finished: none of the blocked came free before.
+        anyio's limiter would have kept that hop waiting for them. Too low rather than too high:
+        what lease and reserve prevent never stalls and isn't counted, nor is a stall in which some
+        thread was at work or waited for a bare lock or a row lock of the database
     :ivar loops: event loops that are summed up here; of several, the peaks are the sums of peaks
         that need not have been at the same time, and the longest wait is the longest of all
     """

@@ -1,0 +1,126 @@
+"""What the tests of stats, log, metrics and the status page share: requests and threads at will.
+
+Called by tests, in an event loop. Nothing here waits without a limit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.lowlevel
+
+import fastapi_overflow
+from fastapi_overflow._hops import current_limiter, wrap_starlette_call
+
+PATIENCE = 20  # seconds until a test that waits in vain fails
+
+
+async def request(endpoint: Callable[[], Awaitable[None]]) -> None:
+    """Run `endpoint` as the app's code of one request."""
+
+    async def app(scope):
+        await endpoint()
+
+    await wrap_starlette_call(app, None, ({"type": "http"},), {})
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until `condition()` holds, or fail saying `what` never came."""
+    with anyio.move_on_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - of another thread, or of no event at all
+            await anyio.sleep(0.002)
+        return
+    raise AssertionError(f"in vain: {what}; {fastapi_overflow.stats()}")
+
+
+def calm(limit: int, reserve: int = 1) -> None:
+    """Set the limit, and have no stall watch that would give threads to who waits."""
+    fastapi_overflow.set_thread_limit(limit, reserve)
+    current_limiter()._stall.seconds = 3600
+
+
+async def lose_token() -> None:
+    """Do something async for as long as no token lingers."""
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+
+
+class Gate:
+    """Something that hops wait for; opened by the test, at the latest when it ends."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.passed = 0
+
+    def __call__(self) -> None:
+        assert self.event.wait(PATIENCE), "the gate was never opened"
+        self.passed += 1
+
+    def open(self) -> None:
+        self.event.set()
+
+
+@asynccontextmanager
+async def busy(requests: int):
+    """Have so many requests run a hop each that ends when the gate is opened.
+
+    :yields: the gate, and the task group; all hops that can get a thread have got it
+    """
+    gate = Gate()
+
+    async def endpoint():
+        await fastapi_overflow.run_in_threadpool(gate)
+
+    with anyio.fail_after(3 * PATIENCE):
+        async with anyio.create_task_group() as group:
+            try:
+                before = fastapi_overflow.stats()
+                for _ in range(requests):
+                    group.start_soon(request, endpoint)
+
+                def begun():
+                    now = fastapi_overflow.stats()
+                    return now.hops + now.waiting == before.hops + before.waiting + requests
+
+                await until(begun, f"{requests} requests in a hop or waiting for one")
+                yield gate, group
+            finally:
+                gate.open()
+
+
+async def deadlock(requests: int = 6, connections: int = 1) -> None:
+    """Have requests do what deadlocks in stock: hold a connection and come back for a thread.
+
+    Each takes its connection in a hop of its own, has something async to do, and gives it back in
+    another hop, so that with few threads the reserve's is blocked too and the pool stalls.
+    """
+    pool = threading.BoundedSemaphore(connections)
+
+    def check_out():
+        assert pool.acquire(timeout=PATIENCE), "no connection: a deadlock"
+
+    limiter = current_limiter()
+    left = requests
+
+    def others_are_blocked():
+        return limiter.borrowed_tokens >= min(limiter.total_tokens, left - 1)
+
+    async def endpoint():
+        nonlocal left
+        await fastapi_overflow.run_in_threadpool(int)
+        await lose_token()
+        await fastapi_overflow.run_in_threadpool(check_out)
+        await lose_token()
+        await until(others_are_blocked, "all threads blocked")
+        await fastapi_overflow.run_in_threadpool(pool.release)
+        left -= 1
+
+    with anyio.fail_after(2 * PATIENCE):
+        async with anyio.create_task_group() as group:
+            for _ in range(requests):
+                group.start_soon(request, endpoint)
+    # The stall watch ends with its next look.
+    await until(lambda: not limiter.stalled, "the end of the stall")
