@@ -103,15 +103,16 @@ async def deadlock(requests: int = 6, connections: int = 1) -> None:
         assert pool.acquire(timeout=PATIENCE), "no connection: a deadlock"
 
     limiter = current_limiter()
-    left = requests
+    begun, left = 0, requests
 
     def others_are_blocked():
         return limiter.borrowed_tokens >= min(limiter.total_tokens, left - 1)
 
     async def endpoint():
-        nonlocal left
+        nonlocal begun, left
         await fastapi_overflow.run_in_threadpool(int)
-        await lose_token()
+        begun += 1
+        await until(lambda: begun == requests, "all requests under way")
         await fastapi_overflow.run_in_threadpool(check_out)
         await lose_token()
         await until(others_are_blocked, "all threads blocked")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import dataclasses
 import gc
 import json
@@ -292,6 +294,18 @@ class TestFromAnywhere:
         """So does any other function in a worker thread of the loop."""
         set_thread_limit(9)
         assert (await run_in_threadpool(stats)).limit == 9
+
+    async def test_callback_of_the_loop(self, anyio_backend_name):
+        """So does a callback, which is in no task."""
+        if anyio_backend_name == "trio":
+            pytest.skip("trio has none")
+        set_thread_limit(9)
+        seen = []
+        asyncio.get_running_loop().call_soon(
+            lambda: seen.append(stats()), context=contextvars.Context()
+        )
+        await until(lambda: seen, "the callback")
+        assert seen[0].limit == 9
 
     async def test_while_stuck(self):
         """No thread is needed to read them: it works when there is none."""

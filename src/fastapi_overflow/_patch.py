@@ -17,7 +17,7 @@ from typing import Any
 
 import wrapt
 
-from . import _settings, _startup
+from . import __version__, _settings, _startup
 from ._settings import logger
 
 REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
@@ -128,6 +128,25 @@ def _on_import(module: ModuleType) -> None:
                 _apply(point)
             except Exception as exc:
                 _give_up(point, exc)
+    if module.__name__ == "starlette.applications" and patched():
+        _announce()
+
+
+def _announce() -> None:
+    """Say, once, that the app is protected."""
+    settings = _settings.load()
+    logger.info(
+        "fastapi-overflow %s protects this app: %d threads per event loop, %d of them in reserve",
+        __version__,
+        settings.limit,
+        settings.reserve,
+        extra={
+            "event": "patched",
+            "version": __version__,
+            "limit": settings.limit,
+            "reserve": settings.reserve,
+        },
+    )
 
 
 def _apply(point: Point) -> None:

@@ -33,7 +33,7 @@ class Group:
 
     :ivar threads: how many
     :ivar where: innermost function outside the standard library: "sqlalchemy/pool/impl.py _do_get"
-    :ivar called_from: innermost function outside of installed packages, with its line, if any
+    :ivar called_from: innermost function of the app, with its line, where that is another one
     """
 
     threads: int
@@ -113,11 +113,13 @@ def _place(innermost: FrameType) -> tuple[str, str | None]:
         if path.endswith((_ANYIO, _TRIO)):
             break
         short, kind = _short(path)
-        if where is None and kind != "stdlib":
-            where = f"{short} {code.co_name}"
         if kind == "app":
             called_from = f"{short}:{frame.f_lineno} {code.co_name}"
             break
+        if where is None and kind != "stdlib":
+            where = f"{short} {code.co_name}"
+    if where is None and called_from is not None:
+        where, called_from = called_from, None
     if where is None:
         code = innermost.f_code
         where = f"{_short(code.co_filename)[0]} {code.co_name}"

@@ -6,7 +6,9 @@ must take no thread, wait for no lock, and leave the pool as it is.
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -141,8 +143,13 @@ def _pool_here() -> TokenPool:
     lease = current_lease.get()
     if lease is not None:
         return lease.pool
+    # A callback of the loop, a hop outside any request.
+    loops = (asyncio._get_running_loop(), getattr(threading.current_thread(), "loop", None))
+    for pool in live_pools():
+        if pool.loop is not None and pool.loop in loops:
+            return pool
     try:
-        # A hop outside any request. The loop answers between two turns, with no thread.
+        # The same on trio. The loop answers between two turns, with no thread.
         return from_thread.run_sync(_hops.current_limiter)
     except RuntimeError:
         raise RuntimeError(

@@ -1,0 +1,223 @@
+"""The log: what an operator is told without asking."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+
+import anyio
+import pytest
+
+from fastapi_overflow import _stacks, _stall_log, run_in_threadpool, set_thread_limit, stats
+from fastapi_overflow._hops import current_limiter
+from observed import busy, deadlock, until
+from support import run_python
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def told(caplog):
+    """The records of the package's logger, by their event."""
+    caplog.set_level(logging.INFO, logger="fastapi_overflow")
+
+    def records(event: str) -> list[logging.LogRecord]:
+        return [record for record in caplog.records if getattr(record, "event", None) == event]
+
+    return records
+
+
+class TestStallBegins:
+    async def test_warning(self, told):
+        """One warning when a stall begins, with how many threads and waiters there are."""
+        set_thread_limit(3)
+        async with busy(4):
+            await until(lambda: stats().stalled, "a stall")
+        (record,) = told("stall_begin")
+        assert record.levelname == "WARNING"
+        assert (record.threads, record.limit) == (2, 3)
+        assert (record.waiting_first, record.waiting_later) == (2, 0)
+        assert "2 threads are taken, 2 hops wait for one" in record.getMessage()
+
+    async def test_what_threads_do(self, told):
+        """It says what the threads are blocked in: the code outside of the standard library."""
+        set_thread_limit(3)
+        async with busy(4):
+            await until(lambda: stats().stalled, "a stall")
+        (record,) = told("stall_begin")
+        (group,) = record.stacks
+        assert group["threads"] == 2
+        assert group["where"].endswith("__call__")
+        assert "observed.py" in group["where"]
+        assert f"2 in {group['where']}" in record.getMessage()
+
+    async def test_groups(self, told):
+        """Threads are grouped by what they are blocked in, the most first."""
+        set_thread_limit(5)
+        handed_on: queue.Queue[None] = queue.Queue()
+
+        def other():
+            handed_on.get(timeout=20)
+
+        async with busy(3) as (_, group):
+            for _ in range(3):
+                group.start_soon(run_in_threadpool, other)
+            await until(lambda: stats().stalled, "a stall")
+            for _ in range(3):
+                handed_on.put(None)
+        (record,) = told("stall_begin")
+        assert [found["threads"] for found in record.stacks] == [3, 1]
+        assert "other" in record.stacks[1]["where"]
+
+    async def test_threads_are_added_before(self, told):
+        """The pool has grown by when the warning is written: a handler may block."""
+        set_thread_limit(3)
+        grown: list[int] = []
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if getattr(record, "event", None) == "stall_begin":
+                    grown.append(stats().threads_grown)
+
+        handler = Handler()
+        logging.getLogger("fastapi_overflow").addHandler(handler)
+        try:
+            await deadlock()
+        finally:
+            logging.getLogger("fastapi_overflow").removeHandler(handler)
+        assert grown == [1]
+
+    async def test_never_raises(self, told):
+        """A handler that raises doesn't keep the pool from going on."""
+
+        class Handler(logging.Handler):
+            def handle(self, record: logging.LogRecord) -> bool:
+                raise RuntimeError("the handler's fault")
+
+        set_thread_limit(3)
+        handler = Handler()
+        logging.getLogger("fastapi_overflow").addHandler(handler)
+        try:
+            await deadlock()
+        finally:
+            logging.getLogger("fastapi_overflow").removeHandler(handler)
+        assert stats().stalls > 0
+
+
+class TestStallEnds:
+    async def test_info(self, told):
+        """One line when it is over: how long it took, how many threads were added."""
+        set_thread_limit(3)
+        await deadlock()
+        (record,) = told("stall_end")
+        assert record.levelname == "INFO"
+        assert record.seconds >= 0
+        assert record.threads_grown >= 1
+        assert f"with {record.threads_grown} threads beyond the limit" in record.getMessage()
+
+    async def test_no_deadlock_no_threads(self, told):
+        """A stall that ended by itself says so: no threads beyond the limit."""
+        set_thread_limit(3)
+        async with busy(4):
+            await until(lambda: stats().stalled, "a stall")
+        await until(lambda: not stats().stalled, "its end")
+        (record,) = told("stall_end")
+        assert record.threads_grown == 0
+
+
+class TestRate:
+    async def stall(self):
+        async with busy(4):
+            await until(lambda: stats().stalled, "a stall")
+        await until(lambda: not stats().stalled, "its end")
+
+    async def test_one_pair_a_minute(self, told):
+        """However often the pool stalls in a minute, it is told once."""
+        set_thread_limit(3)
+        for _ in range(3):
+            await self.stall()
+        assert stats().stalls == 3
+        assert (len(told("stall_begin")), len(told("stall_end"))) == (1, 1)
+
+    async def test_suppressed_are_counted(self, told, monkeypatch):
+        """The next that is told says how many were not."""
+        set_thread_limit(3)
+        for _ in range(3):
+            await self.stall()
+        monkeypatch.setattr(_stall_log, "SECONDS_BETWEEN", 0.0)
+        await self.stall()
+        first, second = told("stall_begin")
+        assert (first.suppressed, second.suppressed) == (0, 2)
+        assert "2 stalls before this one were not logged" in second.getMessage()
+
+
+class TestStacks:
+    async def test_idle_threads_do_nothing(self):
+        """A worker that waits for work runs no hop."""
+        await run_in_threadpool(int)
+        assert _stacks.hop_frames(current_limiter().loop) == []
+
+    async def test_only_of_this_loop(self, anyio_backend_name):
+        """Threads of another loop are none of this one's business."""
+        if anyio_backend_name == "trio":
+            pytest.skip("trio's worker threads are the process's")
+        go_on = threading.Event()
+        other = threading.Thread(
+            target=lambda: anyio.run(lambda: anyio.to_thread.run_sync(go_on.wait, 20))
+        )
+        other.start()
+        try:
+            await until(lambda: len(_stacks.hop_frames()) == 1, "the other loop's hop")
+            assert _stacks.hop_frames(current_limiter().loop) == []
+        finally:
+            go_on.set()
+            await anyio.to_thread.run_sync(other.join)
+
+    @pytest.mark.parametrize(
+        ("wait", "waits"),
+        [
+            pytest.param(lambda: threading.Event().wait(0.5), True, id="event"),
+            pytest.param(lambda: time.sleep(0.5), False, id="sleep"),
+            pytest.param(lambda: anyio.from_thread.run(anyio.sleep, 0.5), False, id="loop"),
+        ],
+    )
+    async def test_waits_for_thread(self, wait, waits):
+        """Waiting for another thread is told from sleeping, working and waiting for the loop."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_in_threadpool, wait)
+            seen = set()
+
+            def look():
+                frames = _stacks.hop_frames(current_limiter().loop)
+                seen.update(map(_stacks.waits_for_thread, frames))
+                return waits in seen
+
+            await until(look, "the thread seen waiting")
+        if waits is False:
+            assert seen == {False}
+
+    async def test_paths_are_as_imported(self):
+        """A package's file is told as it is imported, whatever the environment's folder."""
+        assert _stacks._short(pytest.__file__) == ("pytest/__init__.py", "package")
+        assert _stacks._short(threading.__file__) == ("threading.py", "stdlib")
+
+
+class TestPatched:
+    def test_one_line(self, wheel_python):
+        """One line says that the app is protected, with the limits in force."""
+        code = (
+            "import logging, sys; logging.basicConfig(level='INFO', stream=sys.stdout)\n"
+            "import fastapi, starlette.applications, fastapi_overflow; fastapi_overflow.patch()"
+        )
+        env = {"FASTAPI_OVERFLOW_LIMIT": "12"}
+        done = run_python(wheel_python, code, timeout=60, env=env, check=True)
+        (line,) = done.stdout.splitlines()
+        assert line.startswith("INFO:fastapi_overflow:fastapi-overflow ")
+        assert line.endswith("protects this app: 12 threads per event loop, 1 of them in reserve")
+
+    def test_silent_by_default(self, wheel_python):
+        """Nothing is printed where logging isn't set up."""
+        done = run_python(wheel_python, "import fastapi", timeout=60, check=True)
+        assert (done.stdout, done.stderr) == ("", "")
