@@ -11,6 +11,7 @@ General layout, by the moment at which a module runs:
     _episode   the pool stalls: what is counted and logged of it (_stacks, _stall_log)
     _control   somebody asks: set_thread_limit()
     _stats     somebody asks: stats(), is_saturated()
+    _advice    somebody asks, or the first stall: advise() (_app_report)
     __main__   somebody asks: the command line
 """
 
@@ -18,6 +19,7 @@ General layout, by the moment at which a module runs:
 _HOME = {
     "SettingsError": "_settings",
     "Stats": "_stats",
+    "advise": "_advice",
     "is_saturated": "_stats",
     "iterate_in_threadpool": "_hops",
     "patch": "_patch",

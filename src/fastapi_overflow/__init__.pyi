@@ -1,3 +1,4 @@
+from ._advice import advise as advise
 from ._control import set_thread_limit as set_thread_limit
 from ._hops import iterate_in_threadpool as iterate_in_threadpool
 from ._hops import run_in_threadpool as run_in_threadpool

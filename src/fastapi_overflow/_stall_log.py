@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from . import _stacks
+from ._advice import PINNED, is_pinned, log_advice_once
 from ._settings import logger
 
 if TYPE_CHECKING:
@@ -55,18 +56,20 @@ class StallLog:
             return
         (view, groups), self._untold = self._untold, None
         suppressed, self._suppressed = self._suppressed, 0
+        pinned = is_pinned(groups, view.waiting_later)
         told = "; ".join(map(str, groups[:_GROUPS])) or "not known"
         if len(groups) > _GROUPS:
             told += f"; {sum(g.threads for g in groups[_GROUPS:])} elsewhere"
         try:
             logger.warning(
                 "The thread pool is stalled: %d threads are taken, %d hops wait for one (%d of"
-                " requests under way), nothing has finished for %g s. The threads: %s.%s",
+                " requests under way), nothing has finished for %g s. The threads: %s.%s%s",
                 view.taken,
                 view.waiting_first + view.waiting_later,
                 view.waiting_later,
                 pool.stall_seconds,
                 told,
+                f" {PINNED[0].upper()}{PINNED[1:]}." if pinned else "",
                 f" {suppressed} stalls before this one were not logged." if suppressed else "",
                 extra={
                     "event": "stall_begin",
@@ -76,9 +79,11 @@ class StallLog:
                     "waiting_later": view.waiting_later,
                     "stall_seconds": pool.stall_seconds,
                     "stacks": [vars(group) for group in groups],
+                    "pinned": pinned,
                     "suppressed": suppressed,
                 },
             )
+            log_advice_once(view.limit, int(view.limit - view.regular))
         except Exception:  # noqa: S110 - a handler of the app's; the loop must go on
             pass
 

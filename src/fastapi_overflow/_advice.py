@@ -1,0 +1,225 @@
+"""What somebody asks for: `advise()`, whether the thread limit fits the connection pools.
+
+Called by apps, by `doctor --app` and once at the first stall, in a thread of its own. It must never
+import the packages it looks for: what isn't loaded can't be in use. The search goes through all
+objects of the process, so it never runs unasked a second time.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from . import _settings, _stacks
+from ._settings import logger
+
+# Files of which a thread's innermost code tells that it waits for a connection.
+CHECKOUT = ("sqlalchemy/pool/", "sqlalchemy/util/queue.py", "psycopg_pool/")
+
+PINNED = (
+    "all threads wait for a connection and no request under way waits for a thread: whoever has the"
+    " connections is waiting for something else, such as a slow client, an open WebSocket or an"
+    " await in async code. More threads can't help."
+    ' Depends(get_db, scope="function") gives a connection back before the response is sent; in a'
+    " WebSocket, open a session for each message and not for the connection's whole life"
+)
+
+
+@dataclass(frozen=True)
+class ConnectionPool:
+    """A pool of connections in this process that threads take from.
+
+    :ivar name: whose pool it is, without a password
+    :ivar kind: the class of the pool
+    :ivar size: connections it keeps
+    :ivar overflow: connections it adds for a while; math.inf for no bound
+    :ivar capacity: threads that can have one at a time; math.inf where none ever waits
+    :ivar settings: how its size is set
+    """
+
+    name: str
+    kind: str
+    size: float
+    overflow: float
+    capacity: float
+    settings: str
+
+    def __str__(self) -> str:
+        size = f"{self.size:g}+{self.overflow:g}" if self.overflow else f"{self.size:g}"
+        return (
+            f"{self.name}: {self.kind} {size}"
+            if self.capacity < math.inf
+            else (f"{self.name}: {self.kind}, no limit")
+        )
+
+
+def advise(app: Any = None) -> list[str]:
+    """Return what to change so that threads and connections fit, an empty list where they do.
+
+    Compares the thread limit with each connection pool of SQLAlchemy and psycopg_pool in this
+    process, says what the threads of a stalled pool are short of, and names health routes that need
+    a thread. Takes a while in a big process, as it goes through all objects: not for every request.
+
+    :param app: whose routes to look at, a Starlette or FastAPI app; None: all in this process
+    """
+    limit, reserve = limits()
+    advice = [text for pool in connection_pools() if (text := compare(pool, limit, reserve))]
+    if is_pinned_now():
+        advice.append(PINNED)
+    from ._app_report import health_routes
+
+    starlette = sys.modules.get("starlette.applications")
+    apps = [app] if app is not None else found_of(starlette and starlette.Starlette)
+    for each in apps:
+        advice += health_routes(each)
+    return advice
+
+
+def limits() -> tuple[float, int]:
+    """Return limit and reserve: of the running loop, else what the next one will have."""
+    from . import _hops  # late: the pool's own modules import this one
+    from ._stats import stats
+
+    try:
+        now = stats()
+        if now.loops:
+            return now.limit, now.reserve
+    except RuntimeError:
+        pass
+    if _hops.OFF:
+        return _hops.STOCK_LIMIT, 0
+    settings = _settings.load()
+    return settings.limit, settings.reserve
+
+
+def compare(pool: ConnectionPool, limit: float, reserve: int) -> str | None:
+    """Return what is out of proportion between a connection pool and the thread limit."""
+    fitting = pool.capacity + reserve + 1  # one more thread for who needs no connection
+    if pool.capacity == math.inf or limit <= fitting:
+        return None
+    size = f"{pool.size:g}+{pool.overflow:g}" if pool.overflow else f"{pool.size:g}"
+    return (
+        f"limit {limit:g}, {pool.name} {size}: where all requests use it, {limit - pool.capacity:g}"
+        f" threads can only ever wait. FASTAPI_OVERFLOW_LIMIT={max(fitting, 3):g} would serve the"
+        f" same load; so would {pool.settings} for {limit:g} connections, if the database has them"
+    )
+
+
+# ---- finding pools
+
+
+def connection_pools() -> list[ConnectionPool]:
+    """Return the connection pools of this process that threads take from."""
+    return [*_sqlalchemy_pools(), *_psycopg_pools()]
+
+
+def _sqlalchemy_pools() -> Iterator[ConnectionPool]:
+    base = sys.modules.get("sqlalchemy.engine.base")
+    module = sys.modules.get("sqlalchemy.pool")
+    if base is None or module is None:
+        return
+    seen = set()
+    for engine in found_of(base.Engine):
+        pool = engine.pool
+        if id(pool) in seen or isinstance(pool, module.AsyncAdaptedQueuePool):
+            continue  # shared by an engine with other options; no thread waits in async code
+        seen.add(id(pool))
+        size = overflow = 0.0
+        capacity = math.inf
+        if isinstance(pool, module.QueuePool):
+            size, overflow = pool.size(), pool._max_overflow
+            if not size:
+                size = math.inf  # pool_size=0: no bound
+            elif overflow < 0:
+                overflow = math.inf
+            capacity = size + overflow
+        yield ConnectionPool(
+            f"SQLAlchemy engine {engine.url.render_as_string(hide_password=True)}",
+            type(pool).__name__,
+            size,
+            overflow,
+            capacity,
+            "pool_size and max_overflow",
+        )
+
+
+def _psycopg_pools() -> Iterator[ConnectionPool]:
+    module = sys.modules.get("psycopg_pool")
+    if module is None:
+        return
+    for pool in found_of(module.ConnectionPool, module.NullConnectionPool):
+        most = pool.max_size or math.inf
+        size = min(pool.min_size, most)
+        yield ConnectionPool(
+            f"psycopg pool {pool.name}", type(pool).__name__, size, most - size, most, "max_size"
+        )
+
+
+def found_of(*classes: Any) -> list[Any]:
+    """Return the instances of classes in this process (of those that are not None or False)."""
+    kinds = tuple(kind for kind in classes if kind)
+    found = {}
+    # What a module has by name is found even where gc.freeze() hides it.
+    candidates = [
+        value
+        for module in list(sys.modules.values())
+        if isinstance(module, ModuleType)
+        for value in list(vars(module).values())
+    ]
+    candidates += gc.get_objects()
+    for candidate in candidates:
+        # Not isinstance: it asks proxies what they stand for, and some then fail.
+        if issubclass(type(candidate), kinds):
+            found[id(candidate)] = candidate
+    return list(found.values())
+
+
+# ---- in a stall
+
+
+def is_pinned(groups: list[_stacks.Group], waiting_later: int) -> bool:
+    """Tell a lack of connections that threads can't help from a deadlock.
+
+    In a deadlock some request under way has a connection and waits for a thread. Here nobody under
+    way waits, and all that run wait for a connection: so it is held by who needs no thread.
+    """
+    return bool(groups) and not waiting_later and all(g.where.startswith(CHECKOUT) for g in groups)
+
+
+def is_pinned_now() -> bool:
+    from ._stats import live_pools
+
+    for pool in live_pools():
+        if pool.stalled:
+            groups = _stacks.grouped(_stacks.hop_frames(pool.loop))
+            if is_pinned(groups, pool.view().waiting_later):
+                return True
+    return False
+
+
+_advised = threading.Lock()  # held for good once the log has the advice
+
+
+def log_advice_once(limit: float, reserve: int) -> None:
+    """Compare limit and connection pools, once in a process, and log what doesn't fit.
+
+    In a thread of its own, as the search would hold up the event loop.
+    """
+    if not _advised.acquire(blocking=False):
+        return
+
+    def compare_all() -> None:
+        try:
+            for pool in connection_pools():
+                if text := compare(pool, limit, reserve):
+                    logger.warning("%s.", text, extra={"event": "advice"})
+        except Exception:
+            logger.debug("No advice on connection pools", exc_info=True)
+
+    threading.Thread(target=compare_all, name="fastapi-overflow advice", daemon=True).start()

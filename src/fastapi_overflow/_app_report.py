@@ -1,0 +1,159 @@
+"""What in an app needs threads: its sync routes and dependencies, and what `doctor --app` says.
+
+Called when somebody asks. It must never call anything of the app, and never import what the app
+hasn't imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+# Last part of the path of a route that an orchestrator probes.
+HEALTH = re.compile(
+    r"(health([-_]?check)?|live(ness)?|ready|readiness|startup)z?|ping|up|status|alive|heartbeat",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of an app, and what of it runs in threads.
+
+    :ivar endpoint: its name where it is sync, else None
+    :ivar dependencies: names of the sync ones, in the order in which they run; those with a `yield`
+        take another thread when the request ends
+    """
+
+    path: str
+    methods: tuple[str, ...]
+    endpoint: str | None
+    dependencies: tuple[str, ...]
+
+    def __str__(self) -> str:
+        what = [self.endpoint] if self.endpoint else []
+        if self.dependencies:
+            what.append(f"dependencies: {', '.join(self.dependencies)}")
+        return f"{','.join(self.methods)} {self.path}  {'; '.join(what)}"
+
+
+def load_app(name: str) -> Any:
+    """Import what "module:attribute" names, as a server would: from the current folder too.
+
+    :raises ValueError: where it isn't of that form
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"the app must be given as MODULE:ATTRIBUTE, got {name!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    app = import_module(module)
+    for part in attribute.split("."):
+        app = getattr(app, part)
+    return app
+
+
+def routes(app: Any) -> list[Route]:
+    """Return the routes of an app, of routers included and apps mounted."""
+    return list(_walk(getattr(app, "routes", None) or (), ""))
+
+
+def _walk(found: Iterable[Any], prefix: str) -> Iterator[Route]:
+    fastapi = sys.modules.get("fastapi.routing")
+    # FastAPI 0.165 resolves included routers when they are asked for.
+    contexts = getattr(fastapi, "iter_route_contexts", None)
+    for route in contexts(list(found)) if contexts else found:
+        path = prefix + (getattr(route, "path", None) or "")
+        mounted = getattr(getattr(route, "original_route", route), "routes", None)
+        if mounted:
+            yield from _walk(mounted, path)
+            continue
+        endpoint = getattr(route, "endpoint", None)
+        if endpoint is None:
+            continue
+        dependant = getattr(route, "dependant", None)
+        methods = getattr(route, "methods", None)
+        is_sync = _is_sync(endpoint) and not _is_asgi(endpoint)
+        yield Route(
+            path,
+            tuple(sorted(set(methods) - {"HEAD"} or methods)) if methods else ("WEBSOCKET",),
+            _name(endpoint) if is_sync else None,
+            tuple(dict.fromkeys(_sync_dependencies(dependant))) if dependant is not None else (),
+        )
+
+
+def _sync_dependencies(dependant: Any) -> Iterator[str]:
+    for found in dependant.dependencies:
+        yield from _sync_dependencies(found)
+        if found.call is not None and _is_sync(found.call):
+            yields = " (yield)" if inspect.isgeneratorfunction(_unwrapped(found.call)) else ""
+            yield _name(found.call) + yields
+
+
+def _unwrapped(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _is_sync(function: Any) -> bool:
+    """Tell whether FastAPI and Starlette call it in a thread."""
+    function = _unwrapped(function)
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004
+    if inspect.isclass(function):
+        return True
+    return not any(
+        is_async(each)
+        for each in (function, called)
+        for is_async in (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    )
+
+
+def _is_asgi(endpoint: Any) -> bool:
+    """Tell whether a Starlette endpoint is an ASGI app: a class, HTTPEndpoint or other."""
+    return not inspect.isroutine(_unwrapped(endpoint))
+
+
+def _name(function: Any) -> str:
+    function = _unwrapped(function)
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def health_routes(app: Any) -> list[str]:
+    """Return a piece of advice for each route that looks like a probe's and needs a thread."""
+    advice = []
+    for route in routes(app):
+        if not HEALTH.fullmatch(route.path.rstrip("/").rpartition("/")[2]):
+            continue
+        if route.endpoint or route.dependencies:
+            what = f"{route.endpoint} is sync" if route.endpoint else "it has sync dependencies"
+            advice.append(
+                f"{route.path} looks like a health check and needs a thread ({what}): with all"
+                " threads taken it fails while the app works. Make it async, without sync"
+                " dependencies; fastapi_overflow.is_saturated() tells a readiness probe"
+            )
+    return advice
+
+
+def report(name: str) -> dict[str, Any]:
+    """Return what `doctor --app` tells of an app: its import is the caller's to guard.
+
+    :param name: "module:attribute"
+    """
+    from ._advice import advise, connection_pools
+
+    app = load_app(name)
+    found = routes(app)
+    return {
+        "app": name,
+        "routes": [vars(route) for route in found],
+        "in_threads": [str(route) for route in found if route.endpoint or route.dependencies],
+        "connection_pools": [str(pool) for pool in connection_pools()],
+        "advice": advise(app),
+    }
