@@ -11,9 +11,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from importlib import import_module
+from threading import RLock
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import wrapt
 
@@ -23,8 +24,7 @@ from ._settings import logger
 REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A row of the table: what is replaced, by what, and how the original must look."""
 
     module: str  # whose import puts the row in place
@@ -97,15 +97,22 @@ NEEDED = tuple(point for point in TABLE if not point.module.startswith("fastapi"
 # What is in place: the original and what stands there now.
 _applied: dict[Point, tuple[Any, Any]] = {}
 _failure: str | None = None  # why nothing is patched
+_late: set[str] = set()  # modules that were imported before their hook was registered
 _hooks_registered = False
+_lock = RLock()
 
 
 def register_hooks() -> None:
     """Have each row put in place when its module is imported; at once where it already is."""
     global _hooks_registered
-    if not _hooks_registered:
+    with _lock:  # whoever comes second must not go on before the hooks are there
+        if _hooks_registered:
+            return
         _hooks_registered = True
         for module in ("starlette", *dict.fromkeys(point.module for point in TABLE)):
+            if sys.modules.get(module) is not None:
+                import_module(module)  # another thread may be in the middle of it
+                _late.add(module)
             wrapt.register_post_import_hook(_on_import, module)
 
 
@@ -122,12 +129,19 @@ def _on_import(module: ModuleType) -> None:
                 sys.meta_path.insert(0, _startup.finder)
             raise
         return
+    moved = {}
     for point in TABLE:
         if point.module == module.__name__ and _failure is None and not in_place(point):
             try:
-                _apply(point)
+                original, replacement = _apply(point)
             except Exception as exc:
                 _give_up(point, exc)
+                return
+            # A module just imported has given its functions to nobody yet.
+            if point.target or point.module in _late:
+                moved[id(original)] = replacement
+    if moved:
+        _rebind(moved)
     if module.__name__ == "starlette.applications" and patched():
         _announce()
 
@@ -149,7 +163,8 @@ def _announce() -> None:
     )
 
 
-def _apply(point: Point) -> None:
+def _apply(point: Point) -> tuple[Any, Any]:
+    """Put a row in place and return the original and what stands there now."""
     from . import _hops
 
     module = sys.modules[point.target or point.module]
@@ -166,20 +181,26 @@ def _apply(point: Point) -> None:
     replacement = wrapt.FunctionWrapper(original, wrapper)
     wrapt.apply_patch(owner, name, replacement)
     _applied[point] = original, replacement
-    if inspect.ismodule(owner):
-        _rebind(original, replacement)
     if point.wrapper == "wrap_run_sync":
         _hops.patched_run_sync = replacement
+    return original, replacement
 
 
-def _rebind(old: Any, new: Any) -> None:
-    """Replace a function in all modules that have `from`-imported it by now."""
+def _rebind(moved: dict[int, Any]) -> None:
+    """Replace functions in all modules that have `from`-imported them by now.
+
+    :param moved: what takes the place of each, by the id of the function replaced
+    """
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "fastapi_overflow" or not isinstance(module, ModuleType):
+        if name.partition(".")[0] == "fastapi_overflow" or not issubclass(type(module), ModuleType):
             continue
-        for attribute, value in list(vars(module).items()):
-            if value is old:
-                setattr(module, attribute, new)
+        # Not `vars()`: a lazy module would be loaded by that.
+        names = object.__getattribute__(module, "__dict__")
+        # These are all names of all modules: no bytecode for each of them.
+        if not moved.keys().isdisjoint(map(id, list(names.values()))):
+            for attribute, value in list(names.items()):
+                if id(value) in moved:
+                    names[attribute] = moved[id(value)]
 
 
 def _give_up(point: Point, exc: Exception) -> None:
@@ -192,7 +213,7 @@ def _give_up(point: Point, exc: Exception) -> None:
         owner, name, current = wrapt.resolve_path(module, done.attribute)
         if current is replacement:
             setattr(owner, name, original)
-        _rebind(replacement, original)
+    _rebind({id(replacement): original for original, replacement in _applied.values()})
     _applied.clear()
     logger.warning("fastapi-overflow is off: %s. %s", _failure, REMEDY)
 

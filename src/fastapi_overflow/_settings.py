@@ -10,8 +10,8 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 logger = logging.getLogger("fastapi_overflow")
 
@@ -29,8 +29,7 @@ class SettingsError(ValueError):
     """A FASTAPI_OVERFLOW_* variable has a value that breaks its rule."""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What a new limiter is made with.
 
     :ivar limit: threads per event loop
@@ -44,7 +43,7 @@ class Settings:
     reserve: int = 1
     stall_threads: int | None = None
     stall_seconds: float = STALL_SECONDS
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    sources: Mapping[str, str] = MappingProxyType({})
 
 
 # Variable, field of Settings (None: read elsewhere).
@@ -80,7 +79,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {}
     if "limit" in given:
         values["limit"] = whole("limit", LIMIT_RULE, 3)
-    limit = values.get("limit", Settings.limit)
+    limit = values.get("limit", Settings().limit)
     if "reserve" in given:
         rule = f"{RESERVE_RULE} (the limit is {limit})"
         values["reserve"] = whole("reserve", rule, 1)
@@ -137,4 +136,4 @@ def change(*, limit: int, reserve: int) -> None:
     now = load()
     here = "set_thread_limit()"
     sources = {**now.sources, "limit": here, "reserve": here}
-    _current = replace(now, limit=limit, reserve=reserve, sources=sources)
+    _current = now._replace(limit=limit, reserve=reserve, sources=sources)
