@@ -384,7 +384,7 @@ class TokenPool:
         assert not (self._waiters.later and self._reserve_is_free())
         taken = [*self._borrowers.values(), *self._linger.leases]
         assert self._extra == sum(lease is not None and lease.extra for lease in taken)
-        own = [lease for lease in self._borrowers.values() if lease is not None]
+        own = [lease for lease in self._borrowers.values() if lease not in (None, EXTRA)]
         assert len(own) == len(set(own))
         assert all(lease.token == BUSY for lease in own)
         assert all(lease.token == LINGERING and not lease.closed for lease in self._linger.leases)
