@@ -22,6 +22,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from packaging.metadata import parse_email
+
 from support import ROOT, kill_group
 
 SMOKE_TIMEOUT = 180  # seconds
