@@ -1,0 +1,106 @@
+"""`StatusApp`: a page on what the threads are doing, to be mounted by who wants one.
+
+Called by the app's server for each request to it. It must take no worker thread: it is needed most
+while there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, MutableMapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ._stats import is_saturated, stats
+
+Message = MutableMapping[str, Any]
+
+PAGE = Path(__file__).with_name("_status.html")
+
+
+class StatusApp:
+    """An ASGI app that shows `stats()`: JSON to programs, live charts to a browser.
+
+    Nothing is mounted by itself. It tells what the process is doing, so mount it where only you get
+    at it, behind a proxy that guards the path or an authenticating middleware::
+
+        app.mount("/threads", StatusApp())
+
+    It shows the event loop that answers: with several worker processes, one of them at a time.
+    """
+
+    def __init__(self) -> None:
+        page = PAGE.read_text("utf-8")
+        script = page.partition("<script>")[2].partition("</script>")[0]
+        digest = b64encode(sha256(script.encode()).digest()).decode()
+        self._page = page.encode()
+        self._page_headers = {
+            "content-security-policy": (
+                f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}';"
+                " connect-src 'self'; base-uri 'none'; form-action 'none'"
+            ),
+            "content-type": "text/html; charset=utf-8",
+        }
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        elif scope["type"] == "http":
+            status, body, headers = self._answer(scope)
+            await _respond(send, status, body, headers, with_body=scope["method"] != "HEAD")
+
+    def _answer(self, scope: Message) -> tuple[int, bytes, dict[str, str]]:
+        text = {"content-type": "text/plain; charset=utf-8"}
+        if scope["path"].removeprefix(scope.get("root_path", "")) not in ("", "/"):
+            return 404, b"Not Found", text
+        if scope["method"] not in ("GET", "HEAD"):
+            return 405, b"Method Not Allowed", {**text, "allow": "GET, HEAD"}
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
+        if b"text/html" in accept:
+            return 200, self._page, self._page_headers
+        return 200, json.dumps(status()).encode(), {"content-type": "application/json"}
+
+
+def status() -> dict[str, Any]:
+    """Return what the page shows: the statistics of the running loop, and whose they are."""
+    return {**stats().as_dict(), "saturated": is_saturated(), "pid": os.getpid()}
+
+
+async def _respond(
+    send: Callable[[Message], Awaitable[None]],
+    status: int,
+    body: bytes,
+    headers: dict[str, str],
+    with_body: bool,
+) -> None:
+    headers = {
+        **headers,
+        "content-length": str(len(body)),
+        "cache-control": "no-store",
+        "vary": "accept",
+        "x-content-type-options": "nosniff",
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body if with_body else b""})
+
+
+async def _live(
+    receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
+    """Serve on its own, without an app around it."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
