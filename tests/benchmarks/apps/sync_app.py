@@ -1,0 +1,137 @@
+"""The app as a tutorial has it: sync routes, a session per request.
+
+Served by every contestant that takes the app as it is. It must never know who serves it: what a
+contestant needs changed in the app's code is switched by BENCH_ variables, and stands out below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.concurrency import run_in_threadpool
+
+PATCH = os.environ.get("BENCH_PATCH")  # fastapi-overflow 0.1.x: no hook, an explicit call
+LIMIT = os.environ.get("BENCH_LIMIT")  # threads
+MAX_CONCURRENCY = os.environ.get("BENCH_MAX_CONCURRENCY")  # FastAPI's own
+
+if PATCH:
+    import fastapi_overflow
+
+    fastapi_overflow.patch()
+
+URL = os.environ["BENCH_DATABASE_URL"]
+engine = create_engine(URL, pool_timeout=float(os.environ["BENCH_POOL_TIMEOUT"]))
+SessionLocal = sessionmaker(engine)
+if URL.startswith("sqlite"):
+    QUERY = text("SELECT sleep(0.005)")
+
+    @event.listens_for(engine, "connect")
+    def add_sleep(connection: Any, _: Any) -> None:
+        connection.create_function("sleep", 1, time.sleep)
+
+else:
+    QUERY = text("SELECT pg_sleep(0.005)")
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI):
+    if LIMIT:
+        from anyio.to_thread import current_default_thread_limiter
+
+        current_default_thread_limiter().total_tokens = int(LIMIT)
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+class Item(BaseModel):
+    id: int
+    name: str
+
+
+def get_db() -> Iterator[Session]:
+    db = SessionLocal()
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def get_eager_db() -> Iterator[Session]:
+    db = SessionLocal()
+    try:
+        db.connection()
+        yield db
+    finally:
+        db.close()
+
+
+more: dict[str, Any] = {"max_concurrency": int(MAX_CONCURRENCY)} if MAX_CONCURRENCY else {}
+DB = Annotated[Session, Depends(get_db, **more)]
+# A limit of its own: each Depends() has one. Together they may exceed the pool in the mixed load,
+# and whoever tunes by hand has no way to say that they share it but to give each its part.
+EagerDB = Annotated[Session, Depends(get_eager_db, **more)]
+
+
+def get_user(db: DB) -> int:
+    db.execute(QUERY)
+    return 1
+
+
+@app.get("/classic", response_model=Item)
+def classic(db: DB) -> Any:
+    db.execute(QUERY)
+    return {"id": 1, "name": "one"}
+
+
+@app.get("/auth", response_model=Item)
+def auth(user: Annotated[int, Depends(get_user)], db: DB) -> Any:
+    db.execute(QUERY)
+    return {"id": user, "name": "one"}
+
+
+@app.get("/eager", response_model=Item)
+def eager(db: EagerDB) -> Any:
+    db.execute(QUERY)
+    return {"id": 1, "name": "one"}
+
+
+@app.get("/pauses", response_model=Item)
+async def pauses(db: DB) -> Any:
+    await asyncio.sleep(0.002)
+    await run_in_threadpool(db.execute, QUERY)
+    await asyncio.sleep(0.002)
+    await run_in_threadpool(db.execute, QUERY)
+    return {"id": 1, "name": "one"}
+
+
+@app.get("/stream")
+def stream(db: DB) -> StreamingResponse:
+    def lines() -> Iterator[str]:
+        for n in range(4):
+            if not n:
+                db.execute(QUERY)
+            yield f"line {n}\n"
+
+    return StreamingResponse(lines())
+
+
+@app.get("/plain", response_model=Item)
+def plain() -> Any:
+    return {"id": 1, "name": "one"}
+
+
+@app.get("/healthz")
+def healthz() -> str:
+    return "ok"

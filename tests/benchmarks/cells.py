@@ -1,0 +1,77 @@
+"""One cell of the grid: a contestant, a load, so many connections. Called by `run.py`.
+
+It must never run two cells at once: they would measure each other.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from processes import POOL_TIMEOUT, Sampler, Site
+
+HERE = Path(__file__).parent
+
+MIXED = "/classic,/auth,/eager,/pauses,/stream"
+LOADS = {
+    "a": ("classic", "/classic"),
+    "b": ("auth", "/auth"),
+    "c": ("eager", "/eager"),
+    "d": ("pauses", "/pauses"),
+    "e": ("stream", "/stream"),
+    "f": ("mixed", MIXED),
+    "g": ("plain", "/plain"),
+}
+CONNECTIONS = (10, 100, 500, 2000)
+SILENCE = POOL_TIMEOUT + 1  # seconds without any answer: a deadlock, or as good as one
+
+
+@dataclass(frozen=True)
+class Cell:
+    """:ivar connections: of the closed loop"""
+
+    load: str
+    connections: int
+    sqlite: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.load} {self.connections}{' sqlite' if self.sqlite else ''}"
+
+
+def measure(
+    site: Site, cell: Cell, database_url: str, seconds: float, timeline: bool = False
+) -> dict[str, Any]:
+    """Run a cell against a fresh server, and return what came of it."""
+    with site.server(database_url) as (port, pid):
+        sampler = Sampler(pid, 0.02 if timeline else 0.05)
+        sampler.start()
+        command = (
+            *(sys.executable, HERE / "client.py", "--port", port, "--paths", LOADS[cell.load][1]),
+            *("--connections", cell.connections, "--seconds", seconds, "--silence", SILENCE),
+            *("--cap", seconds + 5 + cell.connections / 400),
+            *(("--probe", 1) if cell.load == "f" else ()),
+            *(("--timeline",) if timeline else ()),
+        )
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        sampler.stop()
+    if done.returncode:
+        raise RuntimeError(f"the load generator failed:\n{done.stderr[-2000:]}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    result["threads"] = sampler.threads
+    result["memory"] = sampler.memory
+    answered = result["succeeded"] + result["failed"]
+    result["cpu_ms"] = sampler.cpu / answered * 1000 if answered else None
+    if timeline:
+        result["history"] = sampler.history
+    return result

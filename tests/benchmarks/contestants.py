@@ -1,0 +1,128 @@
+"""Who takes part, and the virtual environment of each: called by `run.py` before the first cell.
+
+It must never let two contestants share an environment: two of them are the same distribution.
+Environments are kept in a cache directory between runs, keyed by what is in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+POOL_CAPACITY = 15  # SQLAlchemy's default: 5, and 10 of overflow
+COMMON = ("uvicorn[standard]", "sqlalchemy[asyncio]>=2", "psycopg[binary]>=3.2")
+OURS = "fastapi-overflow"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to serve the routes.
+
+    :ivar name: in tables and charts
+    :ivar requirements: beside FastAPI and what all have
+    :ivar env: for the app
+    :ivar app: module in `apps`
+    :ivar main: measured in every cell, the others in some
+    """
+
+    name: str
+    requirements: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict, hash=False)
+    app: str = "sync_app"
+    main: bool = False
+    gunicorn: bool = False
+
+    @property
+    def sqlite(self) -> bool:
+        return self.app == "sync_app"
+
+
+CONTESTANTS = (
+    Contestant("stock", main=True),
+    Contestant("stock, 200 threads", env={"BENCH_LIMIT": "200"}),
+    Contestant("stock, 1000 threads", env={"BENCH_LIMIT": "1000"}),
+    Contestant("fastapi-overflow 0.1.0", (f"{OURS}==0.1.0",), {"BENCH_PATCH": "1"}),
+    Contestant("fastapi-overflow 0.1.x", (f"{OURS}<0.2",), {"BENCH_PATCH": "1"}),
+    Contestant(
+        "max_concurrency=15", env={"BENCH_MAX_CONCURRENCY": str(POOL_CAPACITY)}, main=True
+    ),
+    Contestant("async rewrite", app="async_app"),
+    Contestant("gunicorn threads", ("flask", "gunicorn"), app="flask_app", gunicorn=True),
+    Contestant("this package", ("WHEEL",), main=True),
+)
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastapi-overflow-bench"
+
+
+def python_of(contestant: Contestant, fastapi: str) -> Path:
+    """Return the Python of a contestant's environment, made if need be."""
+    requirements = [f"fastapi=={fastapi}", *COMMON, *contestant.requirements]
+    if "WHEEL" in requirements:
+        requirements[requirements.index("WHEEL")] = f"fastapi-overflow @ {_wheel().as_uri()}"
+    key = hashlib.sha256(repr((sys.version, *requirements)).encode()).hexdigest()[:16]
+    folder = cache_folder() / key
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        _run(sys.executable, "-m", "venv", *([] if not _uv() else ["--without-pip"]), str(folder))
+        if uv := _uv():
+            install = [uv, "pip", "install", "--compile-bytecode", "--python", str(python)]
+        else:
+            install = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
+        _run(*install, "--quiet", *requirements)
+        (folder / "complete").touch()
+    return python
+
+
+def versions(python: Path) -> dict[str, str]:
+    """Return what is installed in an environment."""
+    code = (
+        "from importlib.metadata import distributions as d;"
+        "print(*(f'{x.name}=={x.version}' for x in d()), sep='\\n')"
+    )
+    lines = _run(str(python), "-c", code).split()
+    return dict(sorted(line.split("==", 1) for line in lines))
+
+
+def _wheel() -> Path:
+    """Build this checkout's wheel, under a name that changes with what is in it."""
+    sources = [*(ROOT / "src").rglob("*.py"), ROOT / "pyproject.toml", *ROOT.glob("*.pth")]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources)))
+    folder = cache_folder() / f"wheel-{digest.hexdigest()[:16]}"
+    if not list(folder.glob("*.whl")):
+        with tempfile.TemporaryDirectory() as temporary:
+            if uv := _uv():
+                _run(uv, "build", "--wheel", "--quiet", "--out-dir", temporary, str(ROOT))
+            else:
+                pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+                _run(*pip, "-w", temporary, str(ROOT))
+            folder.mkdir(parents=True, exist_ok=True)
+            (built,) = Path(temporary).glob("*.whl")
+            shutil.copy(built, folder)
+    return next(folder.glob("*.whl"))
+
+
+def _uv() -> str | None:
+    """Return uv where it runs: a shim on the path may stand for nothing."""
+    found = shutil.which("uv")
+    if found and not subprocess.run([found, "--version"], capture_output=True).returncode:
+        return found
+    return None
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
