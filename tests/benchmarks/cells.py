@@ -32,7 +32,7 @@ SILENCE = POOL_TIMEOUT + 1  # seconds without any answer: a deadlock, or as good
 
 @dataclass(frozen=True)
 class Cell:
-    """:ivar connections: of the closed loop"""
+    """:ivar connections: of the closed loop."""
 
     load: str
     connections: int
@@ -44,18 +44,21 @@ class Cell:
 
 
 def measure(
-    site: Site, cell: Cell, database_url: str, seconds: float, timeline: bool = False
+    site: Site, cell: Cell, database_url: str, seconds: float, watch: str = ""
 ) -> dict[str, Any]:
-    """Run a cell against a fresh server, and return what came of it."""
-    with site.server(database_url) as (port, pid):
-        sampler = Sampler(pid, 0.02 if timeline else 0.05)
+    """Run a cell against a fresh server, and return what came of it.
+
+    :param watch: a file for the app to write its timeline to
+    """
+    with site.server(database_url, watch) as (port, pid):
+        sampler = Sampler(pid)
         sampler.start()
         command = (
             *(sys.executable, HERE / "client.py", "--port", port, "--paths", LOADS[cell.load][1]),
             *("--connections", cell.connections, "--seconds", seconds, "--silence", SILENCE),
             *("--cap", seconds + 5 + cell.connections / 400),
             *(("--probe", 1) if cell.load == "f" else ()),
-            *(("--timeline",) if timeline else ()),
+            *(("--timeline",) if watch else ()),
         )
         done = subprocess.run(
             [str(part) for part in command],
@@ -72,6 +75,4 @@ def measure(
     result["memory"] = sampler.memory
     answered = result["succeeded"] + result["failed"]
     result["cpu_ms"] = sampler.cpu / answered * 1000 if answered else None
-    if timeline:
-        result["history"] = sampler.history
     return result

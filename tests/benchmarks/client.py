@@ -143,7 +143,11 @@ class Load:
         for at in range(0, args.connections, 100):  # not more than a listen queue takes
             await asyncio.gather(
                 *(
-                    self.open(itertools.cycle(requests[n % len(requests) :] + requests[: n % len(requests)]))
+                    self.open(
+                        itertools.cycle(
+                            requests[n % len(requests) :] + requests[: n % len(requests)]
+                        )
+                    )
                     for n in range(at, min(at + 100, args.connections))
                 )
             )
@@ -187,7 +191,11 @@ class Load:
             "max": self.latencies[-1] if count else None,
             "health": self.health,
             "wall": end - start,
-            **({"done_at": [t - start for t in self.done_at]} if args.timeline else {}),
+            **(
+                {"done_at": [t - start for t in self.done_at], "started": time.time() - end + start}
+                if args.timeline
+                else {}
+            ),
         }
 
 

@@ -51,9 +51,7 @@ CONTESTANTS = (
     Contestant("stock, 1000 threads", env={"BENCH_LIMIT": "1000"}),
     Contestant("fastapi-overflow 0.1.0", (f"{OURS}==0.1.0",), {"BENCH_PATCH": "1"}),
     Contestant("fastapi-overflow 0.1.x", (f"{OURS}<0.2",), {"BENCH_PATCH": "1"}),
-    Contestant(
-        "max_concurrency=15", env={"BENCH_MAX_CONCURRENCY": str(POOL_CAPACITY)}, main=True
-    ),
+    Contestant("max_concurrency=15", env={"BENCH_MAX_CONCURRENCY": str(POOL_CAPACITY)}, main=True),
     Contestant("async rewrite", app="async_app"),
     Contestant("gunicorn threads", ("flask", "gunicorn"), app="flask_app", gunicorn=True),
     Contestant("this package", ("WHEEL",), main=True),
@@ -89,7 +87,7 @@ def versions(python: Path) -> dict[str, str]:
     """Return what is installed in an environment."""
     code = (
         "from importlib.metadata import distributions as d;"
-        "print(*(f'{x.name}=={x.version}' for x in d()), sep='\\n')"
+        "print(*(f'{x.name.lower()}=={x.version}' for x in d()), sep='\\n')"
     )
     lines = _run(str(python), "-c", code).split()
     return dict(sorted(line.split("==", 1) for line in lines))

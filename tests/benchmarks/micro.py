@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 CONCURRENT = (1, 40, 400)
 PLACES = ("inside", "outside")
 LOOPS = ("asyncio", "uvloop")
+WAITING = (10, 1_000, 100_000)
 CELLS = [(place, concurrent) for place in PLACES for concurrent in CONCURRENT]
 
 
@@ -62,7 +63,7 @@ def instructions(python: str, disable: bool, loop: str, scale: int = 1) -> dict[
     """Return the instructions per hop of each cell, None without valgrind."""
     if shutil.which("valgrind") is None:
         return None
-    hops = {1: 400 * scale, 40: 800 * scale, 400: 1600 * scale}
+    hops = {1: 200 * scale, 40: 480 * scale, 400: 1600 * scale}
     with tempfile.TemporaryDirectory() as folder:
         hop_worker(
             python,
@@ -123,6 +124,57 @@ def hop_tables(python: str, rounds: int = 5) -> dict[str, Any]:
             "nanoseconds": nanoseconds(python, loop, rounds),
         }
     return result
+
+
+def queue(python: str, disable: bool, later: bool, waiting: int) -> dict[str, Any]:
+    """Return the cost of a release and an acquire while so many wait."""
+    worker = [python, str(HERE / "queue_worker.py"), "--waiting", str(waiting)]
+    # No growth: nothing ever finishes while the waiters gather.
+    env = environment(disable) | {"FASTAPI_OVERFLOW_STALL_THREADS": "0"}
+    done = subprocess.run(
+        [*worker, *(["--later"] if later else [])],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    who = "stock" if disable else f"this package, {'later' if later else 'first'} hops"
+    return {"who": who, "waiting": waiting, **json.loads(done.stdout)}
+
+
+def queues(python: str) -> list[dict[str, Any]]:
+    kinds = ((True, False), (False, False), (False, True))
+    return [queue(python, *kind, waiting) for kind in kinds for waiting in WAITING]
+
+
+def start_up(python: str, code: str) -> int | None:
+    """Return the instructions that a Python needs for a piece of code."""
+    if shutil.which("valgrind") is None:
+        return None
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", python, "-c", code]
+    env = environment(disable=False)
+    subprocess.run([python, "-c", code], env=env, check=True, timeout=60)  # bytecode
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    return int(found[1]) if found else None
+
+
+def everything(stock: str, ours: str, wrapt: str) -> dict[str, Any]:
+    """Return all micro-benchmarks, for `tables`."""
+    starts = {"python -c pass": "pass", "import fastapi": "import fastapi"}
+    pythons = {"stock": stock, "ours": ours, "wrapt": wrapt}
+    with ThreadPoolExecutor(2) as pool:
+        counted = {
+            (what, who): pool.submit(start_up, python, code)
+            for what, code in starts.items()
+            for who, python in pythons.items()
+            if what != "import fastapi" or who != "wrapt"
+        }
+    start: dict[str, dict[str, int | None]] = {what: {} for what in starts}
+    for (what, who), future in counted.items():
+        start[what][who] = future.result()
+    return {"hops": hop_tables(ours, 3), "queue": queues(ours), "start": start}
 
 
 def main() -> None:

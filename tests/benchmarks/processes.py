@@ -49,13 +49,14 @@ class Site:
         return env | ({"FASTAPI_OVERFLOW_DISABLE": "1"} if self._disable else {})
 
     @contextmanager
-    def server(self, database_url: str) -> Iterator[tuple[int, int]]:
+    def server(self, database_url: str, watch: str = "") -> Iterator[tuple[int, int]]:
         """Start a fresh server; yield its port and the id of its process."""
         port = free_port()
         env = {
             **self.contestant.env,
             "BENCH_DATABASE_URL": database_url,
             "BENCH_POOL_TIMEOUT": str(POOL_TIMEOUT),
+            "BENCH_WATCH": watch,
         }
         pid, child = self._gunicorn(port, env) if self.contestant.gunicorn else (0, None)
         if not child:
@@ -131,12 +132,10 @@ class Sampler(threading.Thread):
         self._pid = pid
         self._seconds = seconds
         self._done = threading.Event()
-        self._start_at = time.monotonic()
         self._cpu = self._read()[2]
         self.threads = 0
         self.memory = 0.0  # MiB
         self.cpu = 0.0  # seconds
-        self.history: list[tuple[float, int]] = []
 
     def run(self) -> None:
         while not self._done.wait(self._seconds):
@@ -152,7 +151,6 @@ class Sampler(threading.Thread):
         self.threads = max(self.threads, threads)
         self.memory = max(self.memory, memory)
         self.cpu = cpu - self._cpu
-        self.history.append((time.monotonic() - self._start_at, threads))
 
     def _read(self) -> tuple[int, float, float]:
         threads, memory, cpu = 0, 0.0, 0.0

@@ -15,7 +15,7 @@ import sys
 
 import fastapi  # noqa: F401
 import sqlalchemy.dialects.postgresql.psycopg
-import sqlalchemy.dialects.sqlite  # noqa: F401
+import sqlalchemy.dialects.sqlite
 import sqlalchemy.ext.asyncio
 import sqlalchemy.orm  # noqa: F401
 import uvicorn

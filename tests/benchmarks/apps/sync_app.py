@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 
 PATCH = os.environ.get("BENCH_PATCH")  # fastapi-overflow 0.1.x: no hook, an explicit call
 LIMIT = os.environ.get("BENCH_LIMIT")  # threads
+WATCH = os.environ.get("BENCH_WATCH")  # a file, for the timeline
 MAX_CONCURRENCY = os.environ.get("BENCH_MAX_CONCURRENCY")  # FastAPI's own
 
 if PATCH:
@@ -49,7 +50,22 @@ async def lifespan(app: FastAPI):
         from anyio.to_thread import current_default_thread_limiter
 
         current_default_thread_limiter().total_tokens = int(LIMIT)
+    watching = asyncio.create_task(watch(WATCH)) if WATCH else None
     yield
+    if watching:
+        watching.cancel()
+
+
+async def watch(path: str) -> None:
+    """Write down, 50 times a second, how many threads are in use and how many hops wait."""
+    from anyio.to_thread import current_default_thread_limiter
+
+    limiter = current_default_thread_limiter()
+    with open(path, "w") as file:  # noqa: ASYNC230
+        while True:
+            now = limiter.statistics()
+            print(time.time(), now.borrowed_tokens, now.tasks_waiting, file=file, flush=True)
+            await asyncio.sleep(0.02)
 
 
 app = FastAPI(lifespan=lifespan)
