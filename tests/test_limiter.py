@@ -245,6 +245,7 @@ class TestOneBorrowerWaitsTwice:
             firsts = [Waiting(limiter, group) for _ in range(2)]
             await settle(limiter)
             twin = Waiting(limiter, group, "twin")
+            await settle(limiter)
             failed = anyio.Event()
 
             async def second():
