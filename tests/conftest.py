@@ -26,6 +26,7 @@ from support import ROOT, run, started, tail
 REQUIREMENTS = (
     "httpx",
     "jinja2",
+    "opentelemetry-sdk",
     "psycopg[binary]",
     "python-multipart",
     "trio",
@@ -72,7 +73,7 @@ def wheel_python(wheel, tmp_path_factory) -> Path:
         )
     )
     python = make_venv(folder / "venv")
-    install(python, f"{wheel}[demo]", *REQUIREMENTS, "-c", constraints)
+    install(python, f"{wheel}[demo,otel,prometheus]", *REQUIREMENTS, "-c", constraints)
     return python
 
 

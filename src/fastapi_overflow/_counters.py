@@ -17,6 +17,7 @@ class View(NamedTuple):
     regular: float  # tokens of the limit that are not of the reserve
     running: int
     lingering: int
+    extra: int  # tokens of the reserve or of the growth that are out
     waiting_first: int
     waiting_later: int
     finished: int

@@ -32,6 +32,9 @@ _limiters: RunVar[OverflowLimiter] = RunVar("fastapi_overflow_limiter")
 # Those of all loops, for who looks; weak, as they go with their loop.
 all_limiters: WeakSet[OverflowLimiter] = WeakSet()
 
+# Another one while somebody listens to the metrics.
+limiter_class: type[OverflowLimiter] = OverflowLimiter
+
 STOCK_LIMIT = 40  # threads: anyio's default, and trio's
 
 # The limiter last looked up, by any loop: mostly there is only one. Weak, not to outlive its loop.
@@ -74,7 +77,7 @@ def _new_limiter() -> OverflowLimiter:
     stock = anyio_current_default_thread_limiter().total_tokens
     if stock != STOCK_LIMIT:
         limit = stock
-    return OverflowLimiter(
+    return limiter_class(
         limit,
         reserve=settings.reserve,
         stall_threads=settings.stall_threads,

@@ -161,6 +161,17 @@ def _announce() -> None:
             "reserve": settings.reserve,
         },
     )
+    if settings.otel:
+        try:
+            from .otel import instrument
+
+            instrument()
+        except Exception as exc:
+            logger.warning(
+                "No metrics in spite of FASTAPI_OVERFLOW_OTEL: %s. "
+                'pip install "fastapi-overflow[otel]"',
+                exc,
+            )
 
 
 def _apply(point: Point) -> tuple[Any, Any]:

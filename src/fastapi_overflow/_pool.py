@@ -360,6 +360,7 @@ class TokenPool:
             self._regular,
             len(self._borrowers),
             len(self._linger.leases),
+            self._extra,
             len(self._waiters.first),
             len(self._waiters.later),
             self._finished + self._finished_extra,

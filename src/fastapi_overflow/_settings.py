@@ -19,6 +19,9 @@ PREFIX = "FASTAPI_OVERFLOW_"
 LIMIT_RULE = "a whole number of at least 3"
 RESERVE_RULE = "a whole number with 0 < reserve < limit - 1"
 
+SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True)
+SWITCH |= dict.fromkeys(("0", "false", "no", "off"), False)
+
 # The most that a pool wedged by its own waiters stays silent. Long enough that a busy machine
 # whose hops take tens of milliseconds isn't taken for a stalled one, short enough that nobody
 # notices: see tests/benchmarks.
@@ -36,6 +39,7 @@ class Settings(NamedTuple):
     :ivar reserve: threads of the limit that only requests already under way may use
     :ivar stall_threads: most threads added while the pool is stalled; None: as many as the limit
     :ivar stall_seconds: seconds in which nothing must finish before the pool counts as stalled
+    :ivar otel: whether to report to OpenTelemetry
     :ivar sources: where each came from: "default", a variable's name or "set_thread_limit()"
     """
 
@@ -43,6 +47,7 @@ class Settings(NamedTuple):
     reserve: int = 1
     stall_threads: int | None = None
     stall_seconds: float = STALL_SECONDS
+    otel: bool = False
     sources: Mapping[str, str] = MappingProxyType({})
 
 
@@ -53,6 +58,7 @@ VARIABLES: dict[str, str | None] = {
     "FASTAPI_OVERFLOW_RESERVE": "reserve",
     "FASTAPI_OVERFLOW_STALL_THREADS": "stall_threads",
     "FASTAPI_OVERFLOW_STALL_SECONDS": "stall_seconds",
+    "FASTAPI_OVERFLOW_OTEL": "otel",
 }
 
 
@@ -95,6 +101,10 @@ def read(environ: Mapping[str, str]) -> Settings:
         if not 0 < seconds < math.inf:
             raise _error("stall_seconds", "a number of seconds above 0", given["stall_seconds"])
         values["stall_seconds"] = seconds
+    if "otel" in given:
+        values["otel"] = SWITCH.get(given["otel"].lower())
+        if values["otel"] is None:
+            raise _error("otel", "1 or 0", given["otel"])
     names = {name: variable for variable, name in VARIABLES.items() if name}
     return Settings(**values, sources={name: names[name] for name in values})
 

@@ -167,7 +167,7 @@ def _of(pool: TokenPool) -> Stats:
         reserve=int(view.limit - view.regular) if finite else 0,
         threads_in_use=view.taken,
         threads_lingering=view.lingering,
-        threads_reserved=int(max(min(view.taken, view.limit) - view.regular, 0)) if finite else 0,
+        threads_reserved=int(min(view.extra, view.limit - view.regular)) if finite else 0,
         threads_beyond_limit=int(max(view.taken - view.limit, 0)) if finite else 0,
         waiting_first=view.waiting_first,
         waiting_later=view.waiting_later,

@@ -1,0 +1,82 @@
+"""OpenTelemetry metrics: FASTAPI_OVERFLOW_OTEL=1, or `instrument()`.
+
+Called by the patch or the app, once. It needs the API only (`pip install "fastapi-overflow[otel]"`;
+recent versions of FastAPI bring it) and must never choose an SDK, an exporter or a reader: what is
+done with the numbers is the app's to configure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Histogram,
+    MeterProvider,
+    Observation,
+    get_meter,
+)
+
+from . import __version__, _metrics
+from ._stats import stats
+
+PREFIX = "fastapi_overflow."
+
+
+class _Times:
+    def __init__(self, wait: Histogram, use: Histogram) -> None:
+        self.waited = wait.record
+        self.used = use.record
+
+
+_times: _Times | None = None
+
+
+def instrument(meter_provider: MeterProvider | None = None) -> None:
+    """Report what the threads are doing to OpenTelemetry. Further calls do nothing.
+
+    All event loops of the process are summed up. May be called before the SDK is set up.
+
+    :param meter_provider: of the SDK; None: the global one
+    """
+    global _times
+    if _times is not None:
+        return
+    meter = get_meter("fastapi_overflow", __version__, meter_provider)
+    for metric in _metrics.METRICS:
+        create = meter.create_observable_up_down_counter
+        if metric.total:
+            create = meter.create_observable_counter  # type: ignore[assignment]
+        create(PREFIX + metric.name, [_callback(metric)], metric.unit, metric.description)
+    wait, use = (
+        meter.create_histogram(
+            f"{PREFIX}thread.{name}",
+            "s",
+            description,
+            explicit_bucket_boundaries_advisory=_metrics.BUCKETS,
+        )
+        for name, description in (
+            ("wait_time", _metrics.WAIT_TIME),
+            ("use_time", _metrics.USE_TIME),
+        )
+    )
+    _times = _Times(wait, use)
+    _metrics.listen(_times)
+
+
+def uninstrument() -> None:
+    """Report no more. The instruments stay with their meter, as the API can't remove any."""
+    global _times
+    if _times is not None:
+        _metrics.ignore(_times)
+        _times = None
+
+
+def _callback(metric: _metrics.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(_: CallbackOptions) -> Iterable[Observation]:
+        if _times is None:
+            return []
+        values = metric.read(stats(all_loops=True))
+        return [Observation(value, dict(attributes)) for attributes, value in values]
+
+    return observe
