@@ -28,6 +28,7 @@ LOADS = {
 }
 CONNECTIONS = (10, 100, 500, 2000)
 SILENCE = POOL_TIMEOUT + 1  # seconds without any answer: a deadlock, or as good as one
+PER_SECOND = 200  # requests that the slowest server takes in: so much longer may it be silent
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ def measure(
 
     :param watch: a file for the app to write its timeline to
     """
+    extra = cell.connections / PER_SECOND
     with site.server(database_url, watch) as (port, pid):
         sampler = Sampler(pid)
         sampler.start()
         command = (
             *(sys.executable, HERE / "client.py", "--port", port, "--paths", LOADS[cell.load][1]),
-            *("--connections", cell.connections, "--seconds", seconds, "--silence", SILENCE),
-            *("--cap", seconds + 5 + cell.connections / 400),
+            *("--connections", cell.connections, "--seconds", seconds),
+            *("--silence", SILENCE + extra, "--cap", seconds + 5 + extra),
             *(("--probe", 1) if cell.load == "f" else ()),
             *(("--timeline",) if watch else ()),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import CONNECTIONS, LOADS
+from cells import CONNECTIONS, LOADS, PER_SECOND, SILENCE
 from contestants import POOL_CAPACITY
 
 FIGURES = ("success_rate", "throughput", "p50", "p99", "max", "threads", "memory", "cpu_ms")
@@ -54,10 +54,10 @@ database share its cores, so throughput is that of the whole.
 
 The load generator keeps so many connections open and sends each its next request when it has its
 answer, for {report["seconds"]:g} s; what is under way then is waited for, but not for ever. Without
-an answer {5 + report["seconds"]:g} s after the start (a second more per 400 connections), or after
-{timeout + 1} s in which nothing at all is answered, requests count as failed. SQLAlchemy's default
-pool: 5 connections and 10 more; its `pool_timeout` is lowered from 30 s to {timeout} s for all, so
-that a deadlock shows in reasonable time. A query takes 5 ms (`pg_sleep`).
+an answer {5 + report["seconds"]:g} s after the start, or after {SILENCE} s in which nothing at all
+is answered (both a second more per {PER_SECOND} connections), requests count as failed.
+SQLAlchemy's default pool: 5 connections and 10 more; its `pool_timeout` is lowered from 30 s to
+{timeout} s for all, so that a deadlock shows in reasonable time. A query takes 5 ms (`pg_sleep`).
 
 Medians over the rounds there was time for. A contestant that has lost more than a tenth of a cell's
 requests does not measure it again. Left out, for time: loads (b) to (e) at other than 500
@@ -167,7 +167,7 @@ def _micro(found: dict[str, Any]) -> str:
             f"{counts['ours'] / counts['stock']:.3f}",
         ]
         for what, counts in found["start"].items()
-        if counts.get("stock")
+        if counts.get("stock") and counts.get("ours")
     ]
     head = ["instructions", "without", "this package", "`.pth` with `import wrapt`", "ratio"]
     parts.append(f"## What starting costs\n\n{table(head, rows)}")
