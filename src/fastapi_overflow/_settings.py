@@ -22,9 +22,8 @@ RESERVE_RULE = "a whole number with 0 < reserve < limit - 1"
 SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True)
 SWITCH |= dict.fromkeys(("0", "false", "no", "off"), False)
 
-# The most that a pool wedged by its own waiters stays silent. Long enough that a busy machine
-# whose hops take tens of milliseconds isn't taken for a stalled one, short enough that nobody
-# notices: see tests/benchmarks.
+# Long enough that a busy machine whose hops take tens of milliseconds isn't often taken for a
+# stalled one, short enough that nobody notices. A guess between the 50 and 100 ms that were tried.
 STALL_SECONDS = 0.05
 
 

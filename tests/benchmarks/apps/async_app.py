@@ -35,13 +35,14 @@ async def get_db() -> AsyncIterator[AsyncSession]:
         yield db
 
 
-async def get_eager_db() -> AsyncIterator[AsyncSession]:
-    async with SessionLocal() as db:
-        await db.connection()
-        yield db
-
-
 DB = Annotated[AsyncSession, Depends(get_db)]
+
+
+async def get_eager_db(db: DB) -> AsyncSession:
+    await db.connection()
+    return db
+
+
 EagerDB = Annotated[AsyncSession, Depends(get_eager_db)]
 
 

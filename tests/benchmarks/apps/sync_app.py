@@ -84,20 +84,17 @@ def get_db() -> Iterator[Session]:
         db.close()
 
 
-def get_eager_db() -> Iterator[Session]:
-    db = SessionLocal()
-    try:
-        db.connection()
-        yield db
-    finally:
-        db.close()
-
-
 more: dict[str, Any] = {"max_concurrency": int(MAX_CONCURRENCY)} if MAX_CONCURRENCY else {}
 DB = Annotated[Session, Depends(get_db, **more)]
-# A limit of its own: each Depends() has one. Together they may exceed the pool in the mixed load,
-# and whoever tunes by hand has no way to say that they share it but to give each its part.
-EagerDB = Annotated[Session, Depends(get_eager_db, **more)]
+
+
+def get_eager_db(db: DB) -> Session:
+    # On top of `get_db`, so that the hand-tuned app has one limit for all who share the pool.
+    db.connection()
+    return db
+
+
+EagerDB = Annotated[Session, Depends(get_eager_db)]
 
 
 def get_user(db: DB) -> int:
