@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, run, started, tail
+from support import ROOT, install, make_venv, run, started, tail
 
 # What the apps in the tests use, beside the wheel's own extra `demo`.
 REQUIREMENTS = (
@@ -75,20 +75,6 @@ def wheel_python(wheel, tmp_path_factory) -> Path:
     python = make_venv(folder / "venv")
     install(python, f"{wheel}[demo,otel,prometheus]", *REQUIREMENTS, "-c", constraints)
     return python
-
-
-def make_venv(folder: Path) -> Path:
-    """Make a virtual environment with pip, and return its Python."""
-    run(sys.executable, "-m", "venv", folder, timeout=120, check=True)
-    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-
-def install(python: Path, *requirements: str | Path) -> None:
-    """Install into the environment of `python`, bytecode and all; by uv where it works: faster."""
-    command = (python, "-m", "pip", "install", "--disable-pip-version-check")
-    if shutil.which("uv") and not run("uv", "--version", timeout=30).returncode:
-        command = ("uv", "pip", "install", "--compile-bytecode", "--python", python)
-    run(*command, "--quiet", *requirements, timeout=300, check=True)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ import anyio
 import httpx
 import pytest
 
-from conftest import install, make_venv
-from support import run, run_python, started, tail
+from support import install, make_venv, run, run_python, started, tail
 
 APP_DIR = Path(__file__).parent / "shapes"
 
