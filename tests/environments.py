@@ -1,0 +1,66 @@
+"""Environments that a test may damage: the wheel's files unpacked beside borrowed dependencies.
+
+Called by tests. A virtual environment is made for each test, without pip; what the package depends
+on is installed once and lent by a path line, whose folder's own `.pth` files `site` never runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import zipfile
+from importlib.metadata import distributions
+from pathlib import Path
+
+from support import run, run_python
+
+TIMEOUT = 60  # seconds in which a child must end
+
+
+def versions_of_this_run(folder: Path) -> Path:
+    """Write a constraints file with the versions that run the tests."""
+    constraints = folder / "constraints.txt"
+    constraints.write_text(
+        "".join(
+            f"{found.name}=={found.version}\n"
+            for found in distributions()
+            if found.name not in ("fastapi-overflow", "pip", "setuptools")
+        )
+    )
+    return constraints
+
+
+def site_packages(python: Path) -> Path:
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(run_python(python, code, timeout=TIMEOUT, check=True).stdout.strip())
+
+
+class Environment:
+    """A virtual environment with the package unpacked in it."""
+
+    def __init__(self, folder: Path, wheel: Path, dependencies: Path) -> None:
+        venv = (sys.executable, "-m", "venv", "--without-pip", folder)
+        run(*venv, timeout=TIMEOUT, check=True)
+        self.python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        self.site_packages = site_packages(self.python)
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(self.site_packages)
+        (self.site_packages / "zz_borrowed.pth").write_text(f"{dependencies}\n")
+
+    @property
+    def package(self) -> Path:
+        return self.site_packages / "fastapi_overflow"
+
+    @property
+    def pth(self) -> Path:
+        return self.site_packages / "fastapi_overflow.pth"
+
+    def remove(self, *names: str) -> None:
+        """Remove modules of the package, compiled ones too."""
+        for name in names:
+            (self.package / name).unlink()
+        shutil.rmtree(self.package / "__pycache__", ignore_errors=True)
+
+    def run(self, code: str, **more):
+        return run_python(self.python, code, timeout=TIMEOUT, **more)
