@@ -175,13 +175,17 @@ def wrap_run_in_threadpool(wrapped: Callable[..., Any], _: Any, args: Any, kwarg
     return anyio_run_sync(hop, limiter=hop)
 
 
-async def wrap_starlette_call(
-    wrapped: Callable[..., Awaitable[None]], _: Any, args: Any, kwargs: Any
-) -> None:
+def wrap_starlette_call(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
     """Starlette.__call__: open a lease for the request, in the outermost app only."""
-    scope = args[0] if args else kwargs["scope"]
-    if scope["type"] not in ("http", "websocket"):
-        return await wrapped(*args, **kwargs)
+    scope = args[0] if args else kwargs.get("scope")
+    if scope is None or len(args) + len(kwargs) != 3 or scope["type"] not in ("http", "websocket"):
+        # A call without arguments must raise its TypeError here and now, not when it is awaited:
+        # that is how uvicorn tells an app from a factory of apps.
+        return wrapped(*args, **kwargs)
+    return _call_with_lease(wrapped, args, kwargs)
+
+
+async def _call_with_lease(wrapped: Callable[..., Awaitable[None]], args: Any, kwargs: Any) -> None:
     pool = _current_pool()
     lease = current_lease.get()
     if lease is not None and not lease.closed and lease.pool is pool:
