@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, install, make_venv, run, started, tail
+from environments import Environment, borrowed
+from support import ROOT, run, started, tail
 
 # What the apps in the tests use, beside the wheel's own extra `demo`.
 REQUIREMENTS = (
@@ -75,6 +76,38 @@ def wheel_python(wheel, tmp_path_factory) -> Path:
     python = make_venv(folder / "venv")
     install(python, f"{wheel}[demo,otel,prometheus]", *REQUIREMENTS, "-c", constraints)
     return python
+
+
+@pytest.fixture(scope="session")
+def dependencies(wheel_python, tmp_path_factory) -> Path:
+    """A folder with what `wheel_python` has installed, but for this package."""
+    return borrowed(wheel_python, tmp_path_factory.mktemp("dependencies"))
+
+
+@pytest.fixture(scope="session")
+def environment(wheel, dependencies, tmp_path_factory) -> Environment:
+    """A healthy environment, for tests that change nothing in it."""
+    return Environment(tmp_path_factory.mktemp("healthy") / "venv", wheel, dependencies)
+
+
+@pytest.fixture
+def own_environment(wheel, dependencies, tmp_path) -> Environment:
+    """An environment of the test's own, to damage."""
+    return Environment(tmp_path / "venv", wheel, dependencies)
+
+
+def make_venv(folder: Path) -> Path:
+    """Make a virtual environment with pip, and return its Python."""
+    run(sys.executable, "-m", "venv", folder, timeout=120, check=True)
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def install(python: Path, *requirements: str | Path) -> None:
+    """Install into the environment of `python`, bytecode and all; by uv where it works: faster."""
+    command = (python, "-m", "pip", "install", "--disable-pip-version-check")
+    if shutil.which("uv") and not run("uv", "--version", timeout=30).returncode:
+        command = ("uv", "pip", "install", "--compile-bytecode", "--python", python)
+    run(*command, "--quiet", *requirements, timeout=300, check=True)
 
 
 @pytest.fixture(scope="session")

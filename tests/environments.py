@@ -1,7 +1,7 @@
 """Environments that a test may damage: the wheel's files unpacked beside borrowed dependencies.
 
-Called by tests. A virtual environment is made for each test, without pip; what the package depends
-on is installed once and lent by a path line, whose folder's own `.pth` files `site` never runs.
+Called by fixtures. A virtual environment is made for each test, without pip; what the package
+depends on is lent by another one, through a path line: `site` never runs the `.pth` files there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import zipfile
-from importlib.metadata import distributions
 from pathlib import Path
 
 from support import run, run_python
@@ -18,22 +17,17 @@ from support import run, run_python
 TIMEOUT = 60  # seconds in which a child must end
 
 
-def versions_of_this_run(folder: Path) -> Path:
-    """Write a constraints file with the versions that run the tests."""
-    constraints = folder / "constraints.txt"
-    constraints.write_text(
-        "".join(
-            f"{found.name}=={found.version}\n"
-            for found in distributions()
-            if found.name not in ("fastapi-overflow", "pip", "setuptools")
-        )
-    )
-    return constraints
-
-
 def site_packages(python: Path) -> Path:
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     return Path(run_python(python, code, timeout=TIMEOUT, check=True).stdout.strip())
+
+
+def borrowed(python: Path, folder: Path) -> Path:
+    """Fill `folder` with what the environment of `python` has installed, but for this package."""
+    for entry in site_packages(python).iterdir():
+        if not entry.name.startswith("fastapi_overflow"):
+            (folder / entry.name).symlink_to(entry)
+    return folder
 
 
 class Environment:

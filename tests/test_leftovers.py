@@ -76,7 +76,7 @@ class TestWrongSettings:
         assert environment.run(dedent(code), env=WRONG, check=True).stdout == "True\n"
 
     def test_stop_a_server(self, wheel_python, tmp_path):
-        """uvicorn ends with an exit code other than 0, and the sentence."""
+        """The server, uvicorn here, ends with an exit code other than 0, and the sentence."""
         (tmp_path / "app.py").write_text("from fastapi import FastAPI\napp = FastAPI()\n")
         serve = (wheel_python, "-m", "uvicorn", "app:app", "--port", "0")
         done = run(*serve, timeout=TIMEOUT, env=WRONG, cwd=tmp_path)
@@ -89,7 +89,7 @@ class TestWrongSettings:
         assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
-def damages(environment, kind):
+def damage(environment, kind):
     """Damage an environment."""
     package = environment.package
     if kind == "package gone":
@@ -111,7 +111,7 @@ def damages(environment, kind):
         (environment.site_packages / "wrapt.py").write_text("FunctionWrapper = object")
     elif kind == "old __init__":
         (package / "__init__.py").write_text("from ._gone import patch\n")
-    elif kind == "old __init__ that patches":
+    elif kind == "old __init__ with its names":
         (package / "__init__.py").write_text("def patch(): ...\n__version__ = '0.1.0'\n")
     elif kind == "line of another version":
         environment.pth.write_text("import fastapi_overflow._gone; fastapi_overflow._gone.go()\n")
@@ -123,23 +123,30 @@ def damages(environment, kind):
 TOLD_BY_SITE = ["package gone", "__init__ only", "old __init__", "line of another version"]
 
 # Nobody notices before Starlette is imported; then a line says that the app is unprotected.
-TOLD_BY_US = ["_patch gone", "_hops gone", "_patch damaged", "wrapt broken", "wrapt too old"]
+TOLD_BY_US = [
+    "__init__ gone",
+    "_patch gone",
+    "_hops gone",
+    "_patch damaged",
+    "wrapt broken",
+    "wrapt too old",
+]
 
-HARMLESS = ["__init__ gone", "old __init__ that patches"]
+HARMLESS = ["old __init__ with its names"]
 
 
 class TestLeftovers:
     @pytest.mark.parametrize("kind", [*TOLD_BY_SITE, *TOLD_BY_US, *HARMLESS])
     def test_python_starts_and_the_app_runs(self, own_environment, kind):
         """Whatever is left of the package, Python starts and an app answers."""
-        damages(own_environment, kind)
+        damage(own_environment, kind)
         assert own_environment.run("print('started')", check=True).stdout == "started\n"
         assert own_environment.run(APP, check=True).stdout == "fine\n"
 
     @pytest.mark.parametrize("kind", TOLD_BY_US)
     def test_one_line_says_that_the_app_is_unprotected(self, own_environment, kind):
         """A start says nothing; the import of Starlette says in one line what to do."""
-        damages(own_environment, kind)
+        damage(own_environment, kind)
         assert own_environment.run("pass", check=True).stderr == ""
         (line,) = own_environment.run(APP, check=True).stderr.splitlines()
         assert line.startswith("fastapi-overflow is off")
@@ -148,7 +155,7 @@ class TestLeftovers:
     @pytest.mark.parametrize("kind", TOLD_BY_SITE)
     def test_nothing_but_what_site_says(self, own_environment, kind):
         """With the line left and no code for it, `site` names the file; nobody says more."""
-        damages(own_environment, kind)
+        damage(own_environment, kind)
         at_start = own_environment.run("pass", check=True).stderr
         assert "fastapi_overflow.pth" in at_start
         assert own_environment.run(APP, check=True).stderr == at_start
@@ -156,12 +163,12 @@ class TestLeftovers:
     @pytest.mark.parametrize("kind", HARMLESS)
     def test_nothing_is_said(self, own_environment, kind):
         """Where the rest of the package works without it, nothing is said."""
-        damages(own_environment, kind)
+        damage(own_environment, kind)
         assert own_environment.run(APP, check=True).stderr == ""
 
     def test_removed_files_leave_no_trace(self, own_environment):
         """With all its files gone Python starts as if the package had never been there."""
-        damages(own_environment, "package gone")
+        damage(own_environment, "package gone")
         own_environment.pth.unlink()
         done = own_environment.run(APP, check=True)
         assert (done.stdout, done.stderr) == ("fine\n", "")

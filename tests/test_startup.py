@@ -35,7 +35,16 @@ class TestStart:
 
     @pytest.mark.parametrize(
         "module",
-        ["wrapt", "anyio", "asyncio", "starlette", "logging", "re", "inspect", "importlib.metadata"],
+        [
+            "wrapt",
+            "anyio",
+            "asyncio",
+            "starlette",
+            "logging",
+            "re",
+            "inspect",
+            "importlib.metadata",
+        ],
     )
     def test_does_not_load(self, environment, module):
         """None of the modules that make a start slow is loaded before Starlette is."""
@@ -112,13 +121,14 @@ class TestFinder:
         """Finders after ours see the look-up of Starlette, and the next ones, as ever."""
         code = """
         import sys
+        from fastapi_overflow._startup import finder
         class Spy:
-            seen = []
+            def __init__(self):
+                self.seen = []
             def find_spec(self, name, path=None, target=None):
                 self.seen.append(name)
-        ours = [getattr(f, "__name__", "") for f in sys.meta_path].index("fastapi_overflow._startup")
+        ours = sys.meta_path.index(finder)
         spies = Spy(), Spy()
-        spies[1].seen = []
         sys.meta_path.insert(ours + 1, spies[0])
         sys.meta_path.insert(ours + 2, spies[1])
         import starlette.concurrency
@@ -195,5 +205,3 @@ class TestSubinterpreter:
         """
         done = environment.run(dedent(code), check=True)
         assert done.stdout == "True\n"
-
-
