@@ -32,9 +32,10 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15", "3.13t", "3.14t", "3.
 NEWEST = {"fastapi": "", "anyio": "", "wrapt": ""}
 LOWEST = {"fastapi": "0.100.0", "starlette": "lowest", "anyio": "lowest", "wrapt": "lowest"}
 
-# FastAPI with the Starlette that it asks for and the anyio of its time.
+# FastAPI with the Starlette that it asks for and the anyio of its time; trio where the newest has
+# dropped what that anyio needs.
 OF_ITS_TIME = (
-    {"fastapi": "0.100.0", "anyio": "3.7.1"},
+    {"fastapi": "0.100.0", "anyio": "3.7.1", "trio": "0.21.0"},
     {"fastapi": "0.110.0", "anyio": "4.3.0"},
     {"fastapi": "0.115.0", "anyio": "4.6.0"},
     {"fastapi": "0.118.0", "anyio": "4.11.0"},
@@ -42,8 +43,15 @@ OF_ITS_TIME = (
     {"fastapi": "0.140.0", "anyio": "4.14.2"},
 )
 # With the newest of all else that goes with it.
-ANYIO = ("3.7.1", "4.0.0", "4.5.2", "4.9.0", "4.12.1", "4.14.2")
-WRAPT = ("1.14.2", "1.15.0", "1.16.0", "1.17.0", "1.17.3", "2.0.0", "2.2.2")
+ANYIO = (
+    {"anyio": "3.7.1", "trio": "0.21.0"},
+    {"anyio": "4.0.0", "trio": "0.22.2"},
+    {"anyio": "4.5.2"},
+    {"anyio": "4.9.0"},
+    {"anyio": "4.12.1"},
+    {"anyio": "4.14.2"},
+)
+WRAPT = ("1.16.0", "1.17.3", "2.0.0", "2.2.2")
 
 PACKAGES = ("fastapi", "starlette", "anyio", "wrapt")
 
@@ -147,7 +155,7 @@ def rows(pythons: list[Python], corners: bool) -> Iterator[Row]:
     for pins in OF_ITS_TIME:
         yield row(oldest, pins)
     for anyio in ANYIO:
-        yield row(oldest, {**NEWEST, "anyio": anyio}, loops=anyio >= "4")
+        yield row(oldest, {**NEWEST, **anyio})
     for wrapt in WRAPT:
         for python in dict.fromkeys((oldest, newest)):
             yield row(python, {**NEWEST, "wrapt": wrapt}, loops=False)
@@ -170,7 +178,7 @@ def requirements(row: Row, lowest: dict[str, str]) -> list[str]:
         pin = lowest[name] if version == "lowest" else version
         wanted.append(f"{name}=={pin}" if pin else name)
     if row.loops:
-        wanted += ["uvloop", "trio"]
+        wanted += ["uvloop", *(["trio"] if "trio" not in dict(row.pins) else [])]
     return wanted
 
 

