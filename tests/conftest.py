@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from environments import Environment, borrowed
-from support import ROOT, run, started, tail
+from support import ROOT, install, make_venv, run, started, tail
 
 # What the apps in the tests use, beside the wheel's own extra `demo`.
 REQUIREMENTS = (
@@ -94,20 +94,6 @@ def environment(wheel, dependencies, tmp_path_factory) -> Environment:
 def own_environment(wheel, dependencies, tmp_path) -> Environment:
     """An environment of the test's own, to damage."""
     return Environment(tmp_path / "venv", wheel, dependencies)
-
-
-def make_venv(folder: Path) -> Path:
-    """Make a virtual environment with pip, and return its Python."""
-    run(sys.executable, "-m", "venv", folder, timeout=120, check=True)
-    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-
-def install(python: Path, *requirements: str | Path) -> None:
-    """Install into the environment of `python`, bytecode and all; by uv where it works: faster."""
-    command = (python, "-m", "pip", "install", "--disable-pip-version-check")
-    if shutil.which("uv") and not run("uv", "--version", timeout=30).returncode:
-        command = ("uv", "pip", "install", "--compile-bytecode", "--python", python)
-    run(*command, "--quiet", *requirements, timeout=300, check=True)
 
 
 @pytest.fixture(scope="session")
