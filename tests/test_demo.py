@@ -14,10 +14,9 @@ from collections import Counter
 import psutil
 import pytest
 
-from conftest import make_venv
 from fastapi_overflow._demo.client import Load
 from fastapi_overflow._demo.report import Comparison, Run
-from support import run, run_python, started, tail
+from support import make_venv, run, run_python, started, tail
 
 DEADLOCK = 100  # requests: 40 take all threads, the others do the rest
 FEW = 5  # requests: no deadlock, no waiting

@@ -15,9 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import install, make_venv
 from fastapi_overflow import _unarmed
-from support import run, run_python
+from support import install, make_venv, run, run_python
 
 SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 SETTINGS = ("limit", "reserve", "stall_threads", "stall_seconds")

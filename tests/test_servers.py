@@ -18,8 +18,7 @@ import anyio
 import httpx
 import pytest
 
-from conftest import install, make_venv
-from support import run_python, started, tail
+from support import install, make_venv, run_python, started, tail
 
 SERVED = Path(__file__).parent / "served"
 DISABLED = {"FASTAPI_OVERFLOW_DISABLE": "1"}
