@@ -213,7 +213,6 @@ class TestWithReserve:
                 for request in idle:
                     request.finish()
 
-    @pytest.mark.xfail(strict=True, reason="tokens of the reserve don't count as regular ones")
     async def test_lowered_to_one(self, monkeypatch):
         """Lowered to 1 nobody starts before the last is over, whatever token that has."""
         started = []
@@ -235,7 +234,6 @@ class TestWithReserve:
                 end_all([*hops, new])
         assert not any(started)
 
-    @pytest.mark.xfail(strict=True, reason="tokens of the reserve don't count as regular ones")
     async def test_reserve_lowered(self, monkeypatch):
         """A smaller reserve in a full pool gives no token beyond the limit."""
         limiter, _ = make_limiter(monkeypatch, 6, reserve=4)

@@ -88,9 +88,12 @@ class TokenPool:
         self._total = total
         self._reserve = reserve
         # The reserve never takes the last token.
-        self._regular = total - min(reserve, max(total - 1, 0)) if total < math.inf else total
-        self._give_back(self._linger.end_oldest(self._taken() - total))
-        self._lowered = self._taken() > total or not total
+        self._spare = int(min(reserve, max(total - 1, 0)))
+        self._regular = total - self._spare
+        # While more is out than now may be, reserve and growth count as regular too.
+        ended = self._linger.end_oldest(self._taken() - total)
+        self._lowered = True
+        self._give_back(ended)
 
     # ---- leases
 
@@ -200,12 +203,20 @@ class TokenPool:
                 self._extra -= 1
         self._dispatch()
 
+    def _fits(self) -> bool:
+        """Tell whether no more is taken than the limit and the reserve allow, stalls aside."""
+        return self._taken() < self._total and self._extra <= self._spare
+
     def _regular_is_free(self) -> bool:
+        if self._lowered:
+            self._lowered = not self._fits()
+        if self._lowered and self._taken() >= self._total:
+            return False
         return self._taken() - self._extra < self._regular
 
     def _reserve_is_free(self) -> bool:
         # Both: more may be taken than there is, after a stall or when the limit has been lowered.
-        return self._extra < self._total - self._regular and self._taken() < self._total
+        return self._extra < self._spare and self._taken() < self._total
 
     def _taken(self) -> int:
         return len(self._borrowers) + len(self._linger.leases)
@@ -216,9 +227,7 @@ class TokenPool:
 
     def _is_too_many(self, lease: Lease) -> bool:
         """Tell whether the limit has been lowered below what is taken, this token included."""
-        is_free = self._regular_is_free()
-        self._lowered = not is_free
-        return not is_free and (not lease.extra or not self._total)
+        return not self._regular_is_free() and (not lease.extra or not self._total)
 
     def _somebody_waits(self) -> bool:
         return self._waiters.size > 0
@@ -333,7 +342,7 @@ class TokenPool:
         if not self._total:
             return  # the app has closed the pool
         threads = self._total if self._stall_threads is None else self._stall_threads
-        room = self._total - self._regular + threads - self._extra
+        room = self._spare + threads - self._extra
         while most > 0 and room > 0 and self._waiters.later:
             self._admit(choose(self._waiters), extra=True)
             most -= 1
