@@ -167,6 +167,25 @@ class TestHealthRoutes:
         assert any("here is sync" in text for text in advise(app))
 
 
+class TestPinningRoutes:
+    def test_websocket(self):
+        """A WebSocket that keeps a dependency's connection while it is open is named."""
+        app = FastAPI()
+
+        def get_db():
+            yield
+
+        @app.websocket("/feed")
+        async def feed(db=Depends(get_db)): ...
+
+        @app.get("/feed")
+        async def once(db=Depends(get_db)): ...
+
+        (text,) = _app_report.pinning_routes(app)
+        assert text.startswith("/feed keeps what ")
+        assert "get_db yields for as long as the WebSocket is open" in text
+
+
 class TestRoutes:
     def app(self):
         def get_db():

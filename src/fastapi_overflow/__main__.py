@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     from ._doctor import run as run_doctor
 
-    return run_doctor(as_json=options.json)
+    return run_doctor(as_json=options.json, app=options.app)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         help="tell whether an app in this environment is protected (the default)",
         description="Tell whether an app in this environment is protected, and if not, why.",
         epilog="exit code: 0 protected, 1 not protected, 2 wrong usage or settings",
+    )
+    doctor.add_argument(
+        "--app",
+        metavar="MODULE:ATTRIBUTE",
+        help="import this app too, and list what of it needs threads, its connection pools, advice",
     )
     demo = commands.add_parser(
         "demo",

@@ -64,7 +64,8 @@ def advise(app: Any = None) -> list[str]:
 
     Compares the thread limit with each connection pool of SQLAlchemy and psycopg_pool in this
     process, says what the threads of a stalled pool are short of, and names health routes that need
-    a thread. Takes a while in a big process, as it goes through all objects: not for every request.
+    a thread and WebSockets that keep a connection. Takes a while in a big process, as it goes
+    through all objects: not for every request.
 
     :param app: whose routes to look at, a Starlette or FastAPI app; None: all in this process
     """
@@ -72,12 +73,12 @@ def advise(app: Any = None) -> list[str]:
     advice = [text for pool in connection_pools() if (text := compare(pool, limit, reserve))]
     if is_pinned_now():
         advice.append(PINNED)
-    from ._app_report import health_routes
+    from ._app_report import health_routes, pinning_routes
 
     starlette = sys.modules.get("starlette.applications")
     apps = [app] if app is not None else found_of(starlette and starlette.Starlette)
     for each in apps:
-        advice += health_routes(each)
+        advice += health_routes(each) + pinning_routes(each)
     return advice
 
 

@@ -22,6 +22,9 @@ HEALTH = re.compile(
 )
 
 
+YIELDS = " (yield)"
+
+
 @dataclass(frozen=True)
 class Route:
     """A route of an app, and what of it runs in threads.
@@ -92,7 +95,7 @@ def _sync_dependencies(dependant: Any) -> Iterator[str]:
     for found in dependant.dependencies:
         yield from _sync_dependencies(found)
         if found.call is not None and _is_sync(found.call):
-            yields = " (yield)" if inspect.isgeneratorfunction(_unwrapped(found.call)) else ""
+            yields = YIELDS if inspect.isgeneratorfunction(_unwrapped(found.call)) else ""
             yield _name(found.call) + yields
 
 
@@ -141,6 +144,18 @@ def health_routes(app: Any) -> list[str]:
     return advice
 
 
+def pinning_routes(app: Any) -> list[str]:
+    """Return a piece of advice for each WebSocket that keeps what a dependency yields."""
+    return [
+        f"{route.path} keeps what {dependency.removesuffix(YIELDS)} yields for as long as the"
+        " WebSocket is open: if that is a connection, as many clients as the connection pool has"
+        " connections shut out all others. Open a session for each message instead"
+        for route in routes(app)
+        for dependency in route.dependencies
+        if route.methods == ("WEBSOCKET",) and dependency.endswith(YIELDS)
+    ]
+
+
 def report(name: str) -> dict[str, Any]:
     """Return what `doctor --app` tells of an app: its import is the caller's to guard.
 
@@ -151,7 +166,7 @@ def report(name: str) -> dict[str, Any]:
     app = load_app(name)
     found = routes(app)
     return {
-        "app": name,
+        "name": name,
         "routes": [vars(route) for route in found],
         "in_threads": [str(route) for route in found if route.endpoint or route.dependencies],
         "connection_pools": [str(pool) for pool in connection_pools()],

@@ -51,6 +51,7 @@ class Report:
     unknown_variables: dict[str, str | None] = field(default_factory=dict)  # name: nearest known
     problems: list[Problem] = field(default_factory=list)
     settings_wrong: bool = False
+    app: dict[str, Any] | None = None  # of `--app`: what _app_report tells, or its "error"
 
     @property
     def protected(self) -> bool:
@@ -58,7 +59,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        return 2 if self.settings_wrong else 0 if self.protected else 1
+        if self.settings_wrong or "error" in (self.app or ()):
+            return 2
+        return 0 if self.protected else 1
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -76,6 +79,7 @@ class Report:
             "governs": list(GOVERNS) if self.protected else [],
             "governs_not": list(GOVERNS_NOT),
             "problems": [vars(found) for found in self.problems],
+            **({} if self.app is None else {"app": self.app}),
         }
 
     def as_text(self) -> str:
@@ -115,17 +119,48 @@ class Report:
         if self.protected:
             section("governs", [(pool,) for pool in GOVERNS])
         section("not", [(pool,) for pool in GOVERNS_NOT])
+        if self.app is not None:
+            lines.append("")
+            for name, rows in _app_sections(self.app):
+                section(name, [(row,) for row in rows])
         return "\n".join(lines)
 
 
-def run(*, as_json: bool) -> int:
-    """Print the report and return the exit code: 0 protected, 1 not, 2 wrong settings."""
+def _app_sections(app: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    if "error" in app:
+        return [("app", [app["error"]])]
+    routes = app["in_threads"]
+    how_many = f"{app['name']}: {len(routes)} of {len(app['routes'])} routes need threads"
+    return [
+        ("app", [how_many]),
+        ("routes", routes),
+        ("pools", app["connection_pools"] or ["none of SQLAlchemy or psycopg_pool found"]),
+        ("advice", app["advice"] or ["none: threads and connections fit"]),
+    ]
+
+
+def run(*, as_json: bool, app: str | None = None) -> int:
+    """Print the report and return the exit code: 0 protected, 1 not, 2 wrong usage or settings.
+
+    :param app: "module:attribute", an app to import and to look at too
+    """
     # What the package would log while Starlette is imported is in the report.
     _settings.logger.addHandler(logging.NullHandler())
     _settings.logger.propagate = False
     report = examine()
+    if app is not None and not report.settings_wrong:
+        report.app = _look_at_app(app)
     print(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     return report.exit_code
+
+
+def _look_at_app(name: str) -> dict[str, Any]:
+    try:
+        from . import _app_report
+
+        return _app_report.report(name)
+    except Exception as exc:  # whatever the app's import raises
+        return {"name": name, "error": f"{name} can't be looked at: {type(exc).__name__}: {exc}"}
 
 
 def examine() -> Report:

@@ -23,7 +23,8 @@ PACKAGE = Path(__file__).parent.parent.parent / "src" / "fastapi_overflow"
 FEW, MANY = 100, 600
 
 CHILD = """
-import sys
+import gc, sys
+gc.disable()
 sys.path.insert(0, sys.argv[1])
 for name in [name for name in sys.modules if name.startswith("fastapi_overflow")]:
     del sys.modules[name]  # the installed one, which the interpreter's start has loaded
@@ -96,11 +97,11 @@ class WithoutCounters(ast.NodeTransformer):
 def instructions(folder: str, how: str, scenario: str, hops: int) -> int:
     command = [
         *("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"),
-        *(sys.executable, "-I", "-c", CHILD, folder, how, scenario, str(hops)),
+        *(sys.executable, "-s", "-c", CHILD, folder, how, scenario, str(hops)),
     ]
     environ = {**os.environ, "PYTHONHASHSEED": "0", "FASTAPI_OVERFLOW_DISABLE": ""}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=True, env=environ
+        command, capture_output=True, text=True, timeout=300, check=True, env=environ, cwd=folder
     )
     found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
     assert found, done.stderr
