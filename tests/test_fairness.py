@@ -299,12 +299,20 @@ class TestHungResource:
             end_all(stuck)
 
 
+NEVER_FREE = pytest.mark.xfail(strict=True, reason="the reserve is never free when looked at")
+
+
 class TestMaskedStall:
-    async def test_barrier_beside_stream(self, monkeypatch):
+    @pytest.mark.parametrize(
+        "pause",
+        [pytest.param(0, marks=NEVER_FREE), pytest.param(1, marks=NEVER_FREE), 10],
+        ids=["busy", "sync", "pauses"],
+    )
+    async def test_barrier_beside_stream(self, monkeypatch, pause):
         """Threads that meet at a barrier get the reserve although a stream goes on beside them."""
         limiter, clock = make_limiter(monkeypatch, 4)
         async with requests(limiter) as group:
-            stream = Stream(limiter, group, pause=10)
+            stream = Stream(limiter, group, pause)
             await settle(limiter)
             meeting = first_hops(limiter, group, 4)
             for _ in range(2 * STARVED_LOOKS):

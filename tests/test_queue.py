@@ -1,0 +1,94 @@
+"""The queue of waiters: who is next by age and by depth, at any size.
+
+Run by pytest; against lists that are searched from end to end.
+"""
+
+from unittest.mock import Mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastapi_overflow._lease import MANY_HOPS
+from fastapi_overflow._queue import Waiter, WaiterQueue
+
+
+def waiter(depth):
+    return Waiter(object(), None, depth, Mock(), None)
+
+
+DEPTHS = st.sampled_from([0, 0, 1, 2, 3, MANY_HOPS - 1, MANY_HOPS, 1000])
+LEAVE = st.sampled_from(["oldest", "oldest_later", "deepest", "under_way"])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("comes"), DEPTHS),
+        st.tuples(st.just("served"), LEAVE),
+        st.tuples(st.just("gives up"), st.integers(0, 1000)),
+        st.tuples(st.just("promoted"), st.integers(0, 1000)),
+    ),
+    max_size=150,
+)
+
+
+def expected(waiting, order):
+    """Return who is next of a list in the order of arrival, None if nobody is."""
+    later = [each for each in waiting if each.depth]
+    under_way = [each for each in later if 1 < each.depth < MANY_HOPS]
+    candidates = {
+        "oldest": waiting,
+        "oldest_later": later,
+        "deepest": later,
+        "under_way": under_way,
+    }
+    by_depth = order in ("deepest", "under_way")
+    return max(candidates[order], key=lambda each: each.depth if by_depth else 0, default=None)
+
+
+class TestOrder:
+    @given(STEPS)
+    def test_next(self, steps):
+        """Whoever comes, is served, gives up or is promoted: the next of each order is known."""
+        queue, waiting = WaiterQueue(), []
+        for step, what in steps:
+            if step == "comes":
+                waiting.append(waiter(what))
+                queue.add(waiting[-1])
+            elif step == "served":
+                if (chosen := expected(waiting, what)) is not None:
+                    assert getattr(queue, what)() is chosen
+                    queue.remove(chosen)
+                    waiting.remove(chosen)
+            elif step == "gives up" and waiting:
+                chosen = waiting.pop(what % len(waiting))
+                queue.remove(chosen)
+            elif step == "promoted" and (first := [each for each in waiting if not each.depth]):
+                chosen = first[what % len(first)]
+                queue.promote(chosen)
+                waiting.remove(chosen)
+                waiting.append(chosen)  # as one that has just come
+            queue.check()
+            assert queue.size == len(waiting)
+            assert set(queue.first) | set(queue.later) == set(waiting)
+
+    def test_equal_depth(self):
+        """Of several equally deep the one that has waited longest is first."""
+        queue = WaiterQueue()
+        waiters = [waiter(2) for _ in range(5)]
+        for each in waiters:
+            queue.add(each)
+        for each in waiters:
+            assert queue.deepest() is each
+            queue.remove(each)
+
+
+class TestSize:
+    def test_stale_entries(self):
+        """However many come and give up, what is kept stays in proportion to who waits."""
+        queue = WaiterQueue()
+        stays = waiter(1)
+        queue.add(stays)
+        for depth in range(2, 5000):
+            each = waiter(depth)
+            queue.add(each)
+            queue.remove(each)
+            queue.check()
+        assert queue.deepest() is stays
