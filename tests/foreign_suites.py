@@ -25,7 +25,7 @@ from pathlib import Path
 from support import ROOT, kill_group
 
 TEST_TIMEOUT = 180  # seconds that one foreign test may take
-SUITE_TIMEOUT = 1800  # seconds that one run of a suite may take
+SUITE_TIMEOUT = 2400  # seconds that one run of a suite may take
 INSTALL_TIMEOUT = 600
 AGAIN = 3  # times that a test which fails only with the package is run again
 
@@ -82,6 +82,7 @@ class Suite:
     extras: str = ""
     requirements: tuple[str, ...] = ()
     tests: tuple[str, ...] = ("tests",)
+    options: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -97,7 +98,14 @@ ANYIO_WAYS = (ANYIO_OFF, ANYIO_ON, ANYIO_LOW, replaced(0), replaced(1))
 
 SUITES = (
     Suite("starlette", "1.10.0", "dev", (OFF, ON, STOCK_LOW, LOW), extras="[full]"),
-    Suite("fastapi", "0.165.0", "tests", (OFF, ON, STOCK_LOW, LOW), extras="[all]"),
+    Suite(
+        "fastapi",
+        "0.165.0",
+        "tests",
+        (OFF, ON, STOCK_LOW, LOW),
+        extras="[all]",
+        options=("-n", "2", "--dist", "loadfile"),
+    ),
     *(
         Suite(
             "anyio",
@@ -198,6 +206,7 @@ def run_suite(
         *(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"),
         *(f"--timeout={TEST_TIMEOUT}", f"--junitxml={report}", "-o", "junit_family=xunit1"),
         *("-p", "foreign_plugin"),
+        *suite.options,
         *way.options,
         *tests,
         timeout=SUITE_TIMEOUT,
