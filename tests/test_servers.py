@@ -128,8 +128,9 @@ def statuses(url: str) -> Counter[object]:
 class TestServer:
     def test_deadlocks_without(self, name, servers_python, app_dir):
         """Without the package requests of the classic app fail under this server."""
+        # Several processes share the load as it comes: now and then none gets enough to deadlock.
         with serving(name, servers_python, app_dir, DISABLED) as url:
-            assert statuses(url)[200] < REQUESTS
+            assert any(statuses(url)[200] < REQUESTS for _ in range(3))
 
     def test_answers_every_request(self, name, servers_python, app_dir):
         """Installed and nothing else done, every request is answered with 200."""
