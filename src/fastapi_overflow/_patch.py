@@ -129,17 +129,22 @@ def _on_import(module: ModuleType) -> None:
                 sys.meta_path.insert(0, _startup.finder)
             raise
         return
+    if _failure is not None:
+        return
     moved = {}
-    for point in TABLE:
-        if point.module == module.__name__ and _failure is None and not in_place(point):
+    points = [p for p in TABLE if p.module == module.__name__ and not in_place(p)]
+    for step in (_check, _apply):  # all rows are as expected before the first is touched
+        for point in points:
             try:
-                original, replacement = _apply(point)
+                step(point)
             except Exception as exc:
                 _give_up(point, exc)
                 return
-            # A module just imported has given its functions to nobody yet.
-            if point.target or point.module in _late:
-                moved[id(original)] = replacement
+    for point in points:
+        # A module just imported has given its functions to nobody yet.
+        if point.target or point.module in _late:
+            original, replacement = _applied[point]
+            moved[id(original)] = replacement
     if moved:
         _rebind(moved)
     if module.__name__ == "starlette.applications" and patched():
@@ -174,17 +179,29 @@ def _announce() -> None:
             )
 
 
-def _apply(point: Point) -> tuple[Any, Any]:
-    """Put a row in place and return the original and what stands there now."""
-    from . import _hops
+def _resolve(point: Point) -> tuple[Any, str, Any]:
+    """Return the object that a row patches, the attribute's name, and what stands there."""
+    owner, name, current = wrapt.resolve_path(
+        sys.modules[point.target or point.module], point.attribute
+    )
+    return owner, name, current
 
-    module = sys.modules[point.target or point.module]
-    owner, name, original = wrapt.resolve_path(module, point.attribute)
+
+def _check(point: Point) -> None:
+    """Raise an error that says what is not as expected."""
+    original = _resolve(point)[2]
     if not point.is_kind(original):
         raise TypeError(f"it is {original!r}")
     found = inspect.signature(original).parameters
     if missing := [name for name in point.parameters if name not in found]:
         raise TypeError(f"it has no parameter {missing[0]!r}")
+
+
+def _apply(point: Point) -> None:
+    """Put a row in place."""
+    from . import _hops
+
+    owner, name, original = _resolve(point)
     wrapper = getattr(_hops, point.wrapper)
     pristine = not hasattr(original, "__wrapped__")
     if point.wrapper in _hops.SHORT_CUTS and not pristine:
@@ -194,7 +211,6 @@ def _apply(point: Point) -> tuple[Any, Any]:
     _applied[point] = original, replacement
     if point.wrapper == "wrap_run_sync":
         _hops.patched_run_sync = replacement
-    return original, replacement
 
 
 def _rebind(moved: dict[int, Any]) -> None:
@@ -220,8 +236,7 @@ def _give_up(point: Point, exc: Exception) -> None:
     place = f"{point.target or point.module}.{point.attribute}"
     _failure = f"{place} is not as expected: {exc}"
     for done, (original, replacement) in reversed(_applied.items()):
-        module = sys.modules[done.target or done.module]
-        owner, name, current = wrapt.resolve_path(module, done.attribute)
+        owner, name, current = _resolve(done)
         if current is replacement:
             setattr(owner, name, original)
     _rebind({id(replacement): original for original, replacement in _applied.values()})
@@ -234,13 +249,13 @@ def in_place(point: Point) -> bool:
     if point.module not in sys.modules:
         return False
     try:
-        module = sys.modules[point.target or point.module]
-        current: Any = wrapt.resolve_path(module, point.attribute)[2]
+        current = _resolve(point)[2]
     except (AttributeError, KeyError):
         return False
     ours = {id(replacement) for _, replacement in _applied.values()}
     while current is not None:
-        if id(current) in ours:
+        # Whoever takes our function from its class gets it bound, by an object made for that.
+        if id(current) in ours or id(getattr(current, "_self_parent", None)) in ours:
             return True
         current = getattr(current, "__wrapped__", None)
     return False
@@ -261,6 +276,12 @@ def patch() -> None:
     _settings.load()
     register_hooks()
     import starlette.applications  # noqa: F401 - the hooks do the rest
+
+    for point in TABLE:  # unless a module was loaded anew since, or another object put in its place
+        module = sys.modules.get(point.module)
+        if module is not None and not in_place(point):
+            _late.add(point.module)
+            _on_import(module)
 
 
 def patched() -> bool:
