@@ -83,7 +83,7 @@ class TestNoStall:
 
     async def test_closed_pool(self, monkeypatch):
         """A limit of 0 is an order: such a pool doesn't grow."""
-        limiter, clock = make_limiter(monkeypatch, 2)
+        limiter, clock = make_limiter(monkeypatch, 2, stall_threads=4)
         async with requests(limiter) as group:
             under_way = [Request(limiter, group, hops=1) for _ in range(4)]
             await settle(limiter)
