@@ -15,6 +15,7 @@ import random
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -110,13 +111,14 @@ class Soak:
         self.url = url
         self.database = database
         self.random = random.Random(seed)
-        self.client = httpx.AsyncClient(
-            base_url=url, timeout=STUCK, limits=httpx.Limits(max_connections=None)
-        )
+        # Connections are kept for less long than by uvicorn (5 s), which is entitled to close one
+        # in the moment in which it is used again.
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
+        self.client = httpx.AsyncClient(base_url=url, timeout=STUCK, limits=limits)
         self.outcomes: Counter[str] = Counter()
         self.excused: Counter[str] = Counter()  # failures while the database was away
         self.wrong: Counter[str] = Counter()
-        self.worst = 0.0
+        self.latencies: dict[str, list[float]] = {shape: [] for shape in SHAPES}
         self.peak_threads = 0
         self.away_until = 0.0
         self.resizes = 0
@@ -156,11 +158,12 @@ class Soak:
     def note(self, shape: str, outcome: str, start: float) -> None:
         self.outcomes[f"{shape} {outcome}"] += 1
         if outcome == "200":
-            self.worst = max(self.worst, time.monotonic() - start)
+            self.latencies[shape].append(time.monotonic() - start)
         elif start < self.away_until and outcome != "stuck":
             self.excused[outcome] += 1
         else:
-            self.wrong[f"{shape} {outcome}"] += 1
+            elapsed = time.monotonic() - start
+            self.wrong[f"{shape} {outcome} after {elapsed:.2f} s"] += 1
 
     async def request(self, shape: str) -> str:
         try:
@@ -179,7 +182,7 @@ class Soak:
         except httpx.TimeoutException:
             return "stuck"
         except (httpx.HTTPError, websockets.WebSocketException, OSError) as exc:
-            return type(exc).__name__
+            return f"{type(exc).__name__} {exc.__cause__ or exc}"[:120]
 
     async def disconnect(self, shape: str) -> None:
         """Begin a request and hang up: at any time, mid-queue, mid-hop or mid-stream."""
@@ -219,7 +222,7 @@ class Soak:
 
 def findings(soak: Soak, rests: list[dict[str, float]]) -> list[str]:
     """Return what is wrong after a run."""
-    found = [f"{outcome}: {count} requests" for outcome, count in soak.wrong.items()]
+    found = [f"{outcome}: {count} of the requests" for outcome, count in soak.wrong.items()]
     for number, rest in enumerate(rests, 1):
         # The main thread, anyio's and uvicorn's few, and one worker or two.
         limits = {"borrowed": 0, "waiting": 0, "connections": 0, "threads": 8}
@@ -283,7 +286,11 @@ def main() -> int:
     figures = {
         "requests": sum(soak.outcomes.values()),
         "resizes": soak.resizes,
-        "worst latency": round(soak.worst, 2),
+        "latency, median and worst": {
+            shape: f"{statistics.median(found):.2f} {max(found):.2f}"
+            for shape, found in soak.latencies.items()
+            if found
+        },
         "peak threads": soak.peak_threads,
         "failed while the database was away": dict(soak.excused),
         "outcomes": dict(sorted(soak.outcomes.items())),
