@@ -23,7 +23,6 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from . import _stacks
 from ._stall_log import StallLog
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ class Episodes:
         counters = self._pool.counters
         frames: list[FrameType] | None = None
         try:
+            from . import _stacks  # late: most processes never stall
+
             frames = _stacks.hop_frames(self._pool.loop)
             if frames and all(map(_stacks.waits_for_thread, frames)):
                 self._watch_finishes()

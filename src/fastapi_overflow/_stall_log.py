@@ -10,11 +10,10 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from . import _stacks
-from ._advice import PINNED, is_pinned, log_advice_once
 from ._settings import logger
 
 if TYPE_CHECKING:
+    from . import _stacks
     from ._counters import View
     from ._pool import TokenPool
 
@@ -44,6 +43,8 @@ class StallLog:
             return
         self._last = now
         try:
+            from . import _stacks  # late: most processes never stall
+
             if frames is None:
                 frames = _stacks.hop_frames(pool.loop)
             self._untold = pool.view(), _stacks.grouped(frames)
@@ -56,11 +57,13 @@ class StallLog:
             return
         (view, groups), self._untold = self._untold, None
         suppressed, self._suppressed = self._suppressed, 0
-        pinned = is_pinned(groups, view.waiting_later)
         told = "; ".join(map(str, groups[:_GROUPS])) or "not known"
         if len(groups) > _GROUPS:
             told += f"; {sum(g.threads for g in groups[_GROUPS:])} elsewhere"
         try:
+            from ._advice import PINNED, is_pinned, log_advice_once  # late, as above
+
+            pinned = is_pinned(groups, view.waiting_later)
             logger.warning(
                 "The thread pool is stalled: %d threads are taken, %d hops wait for one (%d of"
                 " requests under way), nothing has finished for %g s. The threads: %s.%s%s",
