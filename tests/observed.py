@@ -14,6 +14,7 @@ import anyio.lowlevel
 
 import fastapi_overflow
 from fastapi_overflow._hops import current_limiter, wrap_starlette_call
+from fastapi_overflow._lease import current_lease
 
 PATIENCE = 20  # seconds until a test that waits in vain fails
 
@@ -21,10 +22,11 @@ PATIENCE = 20  # seconds until a test that waits in vain fails
 async def request(endpoint: Callable[[], Awaitable[None]]) -> None:
     """Run `endpoint` as the app's code of one request."""
 
-    async def app(scope):
+    async def app(scope, receive, send):
+        assert current_lease.get() is not None
         await endpoint()
 
-    await wrap_starlette_call(app, None, ({"type": "http"},), {})
+    await wrap_starlette_call(app, None, ({"type": "http"}, None, None), {})
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -33,6 +33,7 @@ import anyio, fastapi_overflow
 assert fastapi_overflow.__file__.startswith(sys.argv[1])
 from fastapi_overflow import run_in_threadpool
 from fastapi_overflow._hops import current_limiter, wrap_starlette_call
+from fastapi_overflow._lease import current_lease
 how, scenario, hops = sys.argv[2], sys.argv[3], int(sys.argv[4])
 if how == "listener":
     from fastapi_overflow import _metrics
@@ -54,10 +55,11 @@ async def hop():
     pool.finish(task)
 
 async def request(hops):
-    async def app(scope):
+    async def app(scope, receive, send):
+        assert current_lease.get() is not None
         for _ in range(hops):
             await hop()
-    await wrap_starlette_call(app, None, ({"type": "http"},), {})
+    await wrap_starlette_call(app, None, ({"type": "http"}, None, None), {})
 
 async def main():
     if scenario == "kept":
