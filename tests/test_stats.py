@@ -73,8 +73,9 @@ class TestNow:
             for _ in range(2):
                 under_way.start_soon(request, endpoint)
             await until(lambda: started == 2, "two requests under way")
-            await lose_token()
             async with busy(3) as (gate, _):
+                # Somebody waits, so the two have lost the tokens that they had kept.
+                await until(lambda: not stats().waiting, "three other requests in a hop")
                 go_on.set()
                 await until(lambda: stats().waiting_later == 1, "a later hop that waits")
                 now = stats()
