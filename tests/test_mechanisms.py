@@ -169,6 +169,24 @@ class TestReserve:
             end_all([later, *hops])
             request.finish()
 
+    async def test_blocked(self, monkeypatch):
+        """While its thread is blocked, all others go on from one first hop to the next."""
+        limiter, _ = make_limiter(monkeypatch, 3)
+        async with requests(limiter) as group:
+            request = Request(limiter, group, hops=1)
+            await settle(limiter)
+            hops = first_hops(limiter, group, 4)
+            await settle(limiter)
+            blocked = request.hop()
+            request.finish()
+            await settle(limiter)
+            for _ in range(2):
+                assert sum(hop.running for hop in hops) == 2
+                next(hop for hop in hops if hop.running).end()
+                await settle(limiter)
+            assert sum(hop.running for hop in hops) == 2
+            end_all([blocked, *hops])
+
     @pytest.mark.parametrize(("limit", "running"), [(1, 1), (2, 1), (3, 1), (6, 1), (7, 2)])
     async def test_last_token(self, monkeypatch, limit, running):
         """However large, it never takes the last token from first hops."""
