@@ -21,6 +21,8 @@ _TURNS: tuple[Callable[[Waiter], tuple[int, int]], ...] = (
     lambda waiter: (-waiter.arrival, 0),
 )
 
+MOST = 1024  # threads at one look; the pool has its own bound
+
 
 class Growth:
     """How a pool grows in one stall: by how many at the next look, and whom it lets in.
@@ -31,11 +33,17 @@ class Growth:
     threads as any other.
     """
 
-    __slots__ = ("_let_in", "threads")
+    __slots__ = ("_let_in", "_threads")
 
     def __init__(self) -> None:
-        self.threads = 1
+        self._threads = 1
         self._let_in: Counter[object] = Counter()  # hops by kind
+
+    def more(self) -> int:
+        """Return how many threads to add now: 1, then 2, 4, ..."""
+        threads = self._threads
+        self._threads = min(2 * threads, MOST)
+        return threads
 
     def choose(self, waiters: WaiterQueue) -> Waiter:
         """Return one of the later hops that wait."""

@@ -81,6 +81,7 @@ class TokenPool:
         self.counters = Counters()
         self._finished = 0  # hops with a regular token
         self._finished_extra = 0  # hops with one of the reserve or of the growth
+        self._owed = False  # the next token of the reserve goes to a first hop
         self.resize(total, reserve)
 
     def resize(self, total: float, reserve: int) -> None:
@@ -175,7 +176,7 @@ class TokenPool:
             else:
                 self._finished += 1
             if (
-                not lease.closed
+                not (lease.closed or (self._owed and lease.extra))
                 and (lease.streak < MANY_HOPS or not self._is_needed_back())
                 and not (self._lowered and self._is_too_many(lease))
             ):
@@ -317,8 +318,12 @@ class TokenPool:
                 self._admit(waiters.under_way() or waiters.oldest())
             elif waiters.later and self._reserve_is_free():
                 self._admit(waiters.deepest(), extra=True)
+            elif self._owed and self._reserve_is_free():
+                self._admit(waiters.oldest(), extra=True)
+                self._owed = False
             else:
                 return
+        self._owed = False
 
     # ---- stalls: called by the stall watch
 
@@ -347,6 +352,14 @@ class TokenPool:
             self._admit(choose(self._waiters), extra=True)
             most -= 1
             room -= 1
+
+    def relieve(self, most: int) -> None:
+        """Let those run who have waited longest behind others that go on for ever."""
+        if self._waiters.later:
+            self.grow(most, WaiterQueue.oldest_later)
+        elif self._spare:
+            self._owed = True  # only new requests: they get no thread beyond the limit
+            self._give_back(self._linger.end([x for x in self._linger.leases if x.extra][:1]))
 
     # ---- for those who look: from any thread, so there is no iteration here without a copy
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
@@ -29,7 +30,9 @@ def get_db():
 
 
 def get_user(db: Annotated[Session, Depends(get_db)]):
-    return db.execute(text("SELECT 1")).scalar_one()
+    user = db.execute(text("SELECT 1")).scalar_one()
+    time.sleep(0.1)  # with its connection: others must come meanwhile
+    return user
 
 
 @app.get("/", response_model=Answer)
