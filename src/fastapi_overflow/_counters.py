@@ -77,4 +77,5 @@ class Counters:
         self.waits += 1
         if waiting == 1:
             self.waiting_since = now
-        self.peak_waiting = max(self.peak_waiting, waiting)
+        if waiting > self.peak_waiting:
+            self.peak_waiting = waiting

@@ -39,7 +39,7 @@ class TokenPool:
     tokens (`limit - reserve`), later hops all of them. Regular tokens go to requests under way
     first, then by age; those of the reserve to the later hop of the request that has made most
     hops, the likeliest to hold what the others wait for. When the pool stalls, later hops get extra
-    tokens beyond the limit, 1, 2, 4, ... until something finishes; they are not replaced when they
+    tokens beyond the limit, 1, 2, 4, ... until hops finish again; they are not replaced when they
     are given back.
     """
 
@@ -72,6 +72,7 @@ class TokenPool:
         self._borrowers: dict[object, Lease | None] = {}
         self._waiters = WaiterQueue()
         self._linger = Lingering(self._clock, self._somebody_waits, self._give_back)
+        self._lingering = self._linger.leases  # looked at for every hop
         self._extra = 0  # tokens taken of the reserve and of the growth; all others are regular
         # Tasks that have hopped outside any lease, by weak reference. Not a WeakSet: that is
         # Python code, at each look.
@@ -213,14 +214,16 @@ class TokenPool:
             self._lowered = not self._fits()
         if self._lowered and self._taken() >= self._total:
             return False
-        return self._taken() - self._extra < self._regular
+        return len(self._borrowers) + len(self._lingering) - self._extra < self._regular
 
     def _reserve_is_free(self) -> bool:
         # Both: more may be taken than there is, after a stall or when the limit has been lowered.
-        return self._extra < self._spare and self._taken() < self._total
+        return (
+            self._extra < self._spare and len(self._borrowers) + len(self._lingering) < self._total
+        )
 
     def _taken(self) -> int:
-        return len(self._borrowers) + len(self._linger.leases)
+        return len(self._borrowers) + len(self._lingering)
 
     def _is_needed_back(self) -> bool:
         """Tell whether a token should not stay with its lease for ever."""
@@ -257,7 +260,7 @@ class TokenPool:
     def _take(self, borrower: object, lease: Lease | None, depth: int) -> bool:
         """Take a token without waiting, if the invariants allow it."""
         if lease is not None and lease.token == LINGERING:
-            del self._linger.leases[lease]
+            del self._lingering[lease]
             lease.token = BUSY
             lease.hops += 1
             lease.streak += 1
@@ -267,7 +270,7 @@ class TokenPool:
         if extra and not (depth and self._reserve_is_free()):
             return False
         self._grant(borrower, lease, extra)
-        taken = self._taken()
+        taken = len(self._borrowers) + len(self._lingering)
         if taken > self.counters.peak_threads or extra:
             self.counters.took(taken, extra)
         return True
@@ -299,8 +302,9 @@ class TokenPool:
             return
         waiter.granted = True
         self._grant(waiter.borrower, waiter.lease, extra)
-        taken = self._taken()
-        self.counters.took(taken, extra, beyond=taken > self._total)
+        taken = len(self._borrowers) + len(self._lingering)
+        if taken > self.counters.peak_threads or extra:
+            self.counters.took(taken, extra, beyond=taken > self._total)
         waiter.wake()
 
     def _forget(self, waiter: Waiter) -> None:
@@ -359,7 +363,7 @@ class TokenPool:
             self.grow(most, WaiterQueue.oldest_later)
         elif self._spare:
             self._owed = True  # only new requests: they get no thread beyond the limit
-            self._give_back(self._linger.end([x for x in self._linger.leases if x.extra][:1]))
+            self._give_back(self._linger.end([x for x in self._lingering if x.extra][:1]))
 
     # ---- for those who look: from any thread, so there is no iteration here without a copy
 
@@ -381,7 +385,7 @@ class TokenPool:
             self._total,
             self._regular,
             len(self._borrowers),
-            len(self._linger.leases),
+            len(self._lingering),
             self._extra,
             len(self._waiters.first),
             len(self._waiters.later),
@@ -405,11 +409,11 @@ class TokenPool:
         self._waiters.check()
         assert not (self._waiters.size and self._regular_is_free())
         assert not (self._waiters.later and self._reserve_is_free())
-        taken = [*self._borrowers.values(), *self._linger.leases]
+        taken = [*self._borrowers.values(), *self._lingering]
         assert self._extra == sum(lease is not None and lease.extra for lease in taken)
         own = [lease for lease in self._borrowers.values() if lease not in (None, EXTRA)]
         assert len(own) == len(set(own))
         assert all(lease.token == BUSY for lease in own)
-        assert all(lease.token == LINGERING and not lease.closed for lease in self._linger.leases)
+        assert all(lease.token == LINGERING and not lease.closed for lease in self._lingering)
         assert self._stall.on or not self._waiters.size
-        assert self._linger.counting or not (self._waiters.size and self._linger.leases)
+        assert self._linger.counting or not (self._waiters.size and self._lingering)

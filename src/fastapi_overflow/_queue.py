@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Container, Iterable
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from ._lease import MANY_HOPS
 
@@ -96,8 +96,9 @@ class WaiterQueue:
 
     Invariants:
         1. A waiter is in exactly one of `first` and `later`, by its depth.
-        2. Each waiter of `later` has an entry in `_by_depth`, and one in `_under_way` if its
-           request is neither at its second hop nor one of many.
+        2. Each waiter of `later` that is beyond its request's second hop has an entry in
+           `_by_depth`, and one in `_under_way` if its request isn't one of many hops. Those at
+           their second are in `later` by age already.
         3. No heap has more than twice as many entries as `later`, plus 16; none without `later`.
     """
 
@@ -120,9 +121,10 @@ class WaiterQueue:
             self.first[waiter] = None
             return
         self.later[waiter] = None
-        self._by_depth.add(waiter)
-        if 1 < waiter.depth < MANY_HOPS:
-            self._under_way.add(waiter)
+        if waiter.depth > 1:
+            self._by_depth.add(waiter)
+            if waiter.depth < MANY_HOPS:
+                self._under_way.add(waiter)
 
     def remove(self, waiter: Waiter) -> None:
         self.size -= 1
@@ -132,10 +134,11 @@ class WaiterQueue:
         del self.later[waiter]
         # Without `later` at once: a stale entry leads to a task, that to its loop, and that to the
         # limiter, so that a whole loop would stay when it has ended.
-        most = 2 * len(self.later) + 16 if self.later else 0
-        for heap in (self._by_depth, self._under_way):
-            if len(heap) > most:
-                heap.purge()
+        if self._by_depth:
+            most = 2 * len(self.later) + 16 if self.later else 0
+            for heap in (self._by_depth, self._under_way):
+                if len(heap) > most:
+                    heap.purge()
 
     def promote(self, waiter: Waiter) -> None:
         """Make a waiting first hop a later one: its request has got a thread meanwhile."""
@@ -157,7 +160,7 @@ class WaiterQueue:
 
     def deepest(self) -> Waiter:
         """Return the later hop whose request has made most hops."""
-        return cast("Waiter", self._by_depth.deepest())
+        return self._by_depth.deepest() or self.oldest_later()
 
     def under_way(self) -> Waiter | None:
         """Return the deepest later hop of a request to be brought to its end before others begin.
