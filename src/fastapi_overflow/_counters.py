@@ -77,5 +77,5 @@ class Counters:
         self.waits += 1
         if waiting == 1:
             self.waiting_since = now
-        if waiting > self.peak_waiting:
+        if waiting > self.peak_waiting:  # noqa: PLR1730 - for every hop that waits
             self.peak_waiting = waiting

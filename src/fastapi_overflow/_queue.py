@@ -66,29 +66,29 @@ class Waiter:
 class _DepthHeap:
     """Later hops by depth. Who has left the queue leaves a stale entry, until that comes up."""
 
-    __slots__ = ("_entries", "_waiting")
+    __slots__ = ("_waiting", "entries")
 
     def __init__(self, waiting: Container[Waiter]) -> None:
-        self._entries: list[tuple[int, int, Waiter]] = []
+        self.entries: list[tuple[int, int, Waiter]] = []
         self._waiting = waiting
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def add(self, waiter: Waiter) -> None:
-        heappush(self._entries, (-waiter.depth, waiter.arrival, waiter))
+        heappush(self.entries, (-waiter.depth, waiter.arrival, waiter))
 
     def deepest(self) -> Waiter | None:
-        while self._entries:
-            waiter = self._entries[0][2]
+        while self.entries:
+            waiter = self.entries[0][2]
             if waiter in self._waiting:
                 return waiter
-            heappop(self._entries)
+            heappop(self.entries)
         return None
 
     def purge(self) -> None:
-        self._entries = [entry for entry in self._entries if entry[2] in self._waiting]
-        heapify(self._entries)
+        self.entries = [entry for entry in self.entries if entry[2] in self._waiting]
+        heapify(self.entries)
 
 
 class WaiterQueue:
@@ -134,7 +134,7 @@ class WaiterQueue:
         del self.later[waiter]
         # Without `later` at once: a stale entry leads to a task, that to its loop, and that to the
         # limiter, so that a whole loop would stay when it has ended.
-        if self._by_depth:
+        if self._by_depth.entries or self._under_way.entries:
             most = 2 * len(self.later) + 16 if self.later else 0
             for heap in (self._by_depth, self._under_way):
                 if len(heap) > most:
