@@ -26,6 +26,7 @@ COLOURS = {
     "async rewrite": "#3aa6a6",
     "gunicorn threads": "#8c8c8c",
     "this package": "#3fa34d",
+    "this package, limit 17": "#7fbf6a",
 }
 GREEN = {"color": "#3fa34d", "linewidth": 2.5}
 STYLE = {
@@ -77,7 +78,7 @@ def _by_connections(report: dict[str, Any], folder: Path) -> None:
         p99.plot([n for n, _ in some], [value for _, value in some], **style)
     for axes, title in (
         (rate, "requests that succeed, %"),
-        (p99, "p99 of those, seconds"),
+        (p99, "p99 of all, seconds"),
     ):
         axes.set_xscale("log")
         axes.set_xticks(CONNECTIONS, [str(n) for n in CONNECTIONS])

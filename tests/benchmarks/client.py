@@ -82,8 +82,8 @@ class Load:
         now = clock()
         self.last_answer = now
         self.in_flight -= 1
+        self.latencies.append(now - connection.sent_at)
         if ok:
-            self.latencies.append(now - connection.sent_at)
             self.done_at.append(now)
         else:
             self.failures += 1
@@ -97,6 +97,7 @@ class Load:
         self.in_flight -= 1
         self.failures += 1
         self.last_answer = clock()
+        self.latencies.append(self.last_answer - connection.sent_at)
         if self.sending:
             self.reconnect(connection)
 
@@ -174,18 +175,18 @@ class Load:
             await asyncio.gather(probe, return_exceptions=True)
         end = clock()
         unanswered = max(self.in_flight, 0)
-        within = sum(1 for t in self.done_at if t - start <= args.seconds)
+        # What was never answered has waited until now, and longer.
+        self.latencies += [end - c.sent_at for c in self.connections if c.busy]
         self.latencies.sort()
         count = len(self.latencies)
+        succeeded = len(self.done_at)
         return {
-            "succeeded": count,
+            "succeeded": succeeded,
             "failed": self.failures,
             "unanswered": unanswered,
-            "success_rate": count / max(1, count + self.failures + unanswered),
-            # While the loop is closed; where answers take longer than that, over the whole time.
-            "throughput": within / args.seconds
-            if within > 2 * args.connections
-            else count / (self.done_at[-1] - start if self.done_at else end - start),
+            "success_rate": succeeded / max(1, succeeded + self.failures + unanswered),
+            # All that was answered, until the last of it was.
+            "throughput": succeeded / (self.done_at[-1] - start) if succeeded else 0.0,
             "p50": self.latencies[count // 2] if count else None,
             "p99": self.latencies[min(count - 1, int(count * 0.99))] if count else None,
             "max": self.latencies[-1] if count else None,

@@ -55,6 +55,8 @@ CONTESTANTS = (
     Contestant("async rewrite", app="async_app"),
     Contestant("gunicorn threads", ("flask", "gunicorn"), app="flask_app", gunicorn=True),
     Contestant("this package", ("WHEEL",), main=True),
+    # What `advise()` says of 15 connections.
+    Contestant("this package, limit 17", ("WHEEL",), {"FASTAPI_OVERFLOW_LIMIT": "17"}),
 )
 
 

@@ -26,7 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     parser.add_argument(
-        "--cells", required=True, help="where:concurrent:hops,... with where inside or outside"
+        "--cells",
+        required=True,
+        help="where:concurrent:hops,... with where inside, outside or exit",
     )
     parser.add_argument(
         "--marks", action="store_true", help="call getppid around each cell, callgrind's signal"
@@ -54,12 +56,18 @@ def run(loop: str, main_task: Coroutine[Any, Any, list[float]]) -> list[float]:
 
 async def measure(cells: list[tuple[str, int, int]], marks: bool) -> list[float]:
     """Return the seconds that each cell took."""
+    from anyio import CapacityLimiter, to_thread
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
 
     async def hops(count: int) -> None:
         for _ in range(count):
             await run_in_threadpool(nothing)
+
+    async def exits(count: int) -> None:
+        # As FastAPI leaves a sync dependency: a limiter for each, so not the pool's thread.
+        for _ in range(count):
+            await to_thread.run_sync(nothing, limiter=CapacityLimiter(1))
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         await hops(PER_REQUEST)
@@ -73,7 +81,7 @@ async def measure(cells: list[tuple[str, int, int]], marks: bool) -> list[float]
             await asyncio.create_task(app({"type": "http"}, None, None))
 
     async def cell(where: str, concurrent: int, count: int) -> None:
-        one = hops if where == "outside" else client
+        one = {"outside": hops, "inside": client, "exit": exits}[where]
         await asyncio.gather(*(one(count // concurrent) for _ in range(concurrent)))
 
     seconds = []

@@ -26,7 +26,7 @@ PLACES = ("inside", "outside")
 LOOPS = ("asyncio", "uvloop")
 PATIENCE = 200  # seconds for one count: four times what an idle machine takes
 WAITING = (10, 1_000, 100_000)
-CELLS = [(place, concurrent) for place in PLACES for concurrent in CONCURRENT]
+CELLS = [(place, concurrent) for place in PLACES for concurrent in CONCURRENT] + [("exit", 40)]
 
 
 def environment(disable: bool) -> dict[str, str]:

@@ -76,7 +76,7 @@ class Site:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=self._environment(),
+                env=self._environment() | self.contestant.env,
             )
         assert self._parent.stdin
         assert self._parent.stdout

@@ -25,7 +25,7 @@ from database import postgres
 from processes import POOL_TIMEOUT, Site
 
 HERE = Path(__file__).parent
-LOST = 0.9  # a cell with a lower success rate twice isn't measured again: it takes long
+LOST = 0.9  # a cell with a lower success rate isn't measured again: it takes long
 
 
 def grid(load: str | None, quick: bool) -> list[tuple[Cell, bool]]:
@@ -61,7 +61,7 @@ def measure_all(
                     seen = results[c.name].setdefault(cell.key, [])
                     if time.monotonic() > until:
                         continue
-                    if sum(r["success_rate"] < LOST for r in seen) == 2:
+                    if any(r["success_rate"] < LOST for r in seen):
                         continue
                     database = f"sqlite:///{folder}/{c.name}.db" if cell.sqlite else url
                     seen.append(measure(site, cell, database, seconds))

@@ -14,6 +14,11 @@ FIGURES = ("success_rate", "throughput", "p50", "p99", "max", "threads", "memory
 QUERIES = {"a": 1, "b": 2, "c": 1, "d": 2, "e": 1}
 HAND_TUNED = "max_concurrency=15"
 OURS = "this package"
+PLACES = {
+    "inside": "inside a request",
+    "outside": "outside any request",
+    "exit": "leaving a dependency (FastAPI's own limiter)",
+}
 
 
 def seconds(value: float | None) -> str:
@@ -59,8 +64,10 @@ is answered (both a second more per {PER_SECOND} connections), requests count as
 SQLAlchemy's default pool: 5 connections and 10 more; its `pool_timeout` is lowered from 30 s to
 {timeout} s for all, so that a deadlock shows in reasonable time. A query takes 5 ms (`pg_sleep`).
 
-Medians over the rounds there was time for. A contestant that has lost more than a tenth of a cell's
-requests does not measure it again. Left out, for time: loads (b) to (e) at other than 500
+Latencies are those of all requests; one that failed or was never answered counts with the time
+until then. Throughput is what was answered, over the time until the last of it was. Medians over
+the rounds there was time for. A contestant that has lost more than a tenth of a cell's requests
+does not measure it again. Left out, for time: loads (b) to (e) at other than 500
 connections; (a), (g) and SQLite for other than stock, the hand-tuned one and this package.
 """
 
@@ -142,7 +149,7 @@ def _micro(found: dict[str, Any]) -> str:
                 place, concurrent = cell.split()
                 rows.append(
                     [
-                        f"{loop}, {place} a request, {concurrent} at once",
+                        f"{loop}, {PLACES[place]}, {concurrent} at once",
                         f"{stock:,}",
                         f"{ours:,}",
                         f"{ours / stock:.2f}",
