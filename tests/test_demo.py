@@ -10,6 +10,7 @@ import signal
 import time
 import zipfile
 from collections import Counter
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -229,9 +230,10 @@ def wait_for_server(process):
     """Return the uvicorn that a demo has started, once there is one."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for child in psutil.Process(process.pid).children():
-            if "uvicorn" in child.cmdline():
-                return child
+        with suppress(psutil.NoSuchProcess):  # ended since it was listed, as a zombie has
+            for child in psutil.Process(process.pid).children():
+                if "uvicorn" in child.cmdline():
+                    return child
         if process.poll() is not None:
             break
         time.sleep(0.05)

@@ -8,7 +8,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from fastapi_overflow._limiter import OverflowLimiter
-from fastapi_overflow._stall import CALM_LOOKS, STARVED_LOOKS
+from fastapi_overflow._stall import CALM_LOOKS, HASTE, STARVED_LOOKS
 from limiter_tools import (
     STALL_SECONDS,
     Request,
@@ -185,9 +185,8 @@ class TestHungResource:
             assert sizes == [21, 23, 27, 35, 40, 40]
             end_all(hops)
 
-    @pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
-    async def test_goes_on(self, monkeypatch, late):
-        """One finished hop holds growth up for a look, and no more: it may be the only one."""
+    async def test_starts_over(self, monkeypatch):
+        """Once something has finished, the next stall begins with one thread again."""
         limiter, clock = make_limiter(monkeypatch, 10)
         async with requests(limiter) as group:
             hops = await second_hops(limiter, group, 30)
@@ -197,33 +196,27 @@ class TestHungResource:
             assert limiter.borrowed_tokens == 10 + 1 + 2
             # One of the growth: it isn't replaced.
             next(hop for hop in hops if hop.running and hop not in before).end()
-            if not late:  # else the watch looks before that hop has told the limiter
-                await settle(limiter)
+            await settle(limiter)
             await stall(limiter, clock)
             assert limiter.borrowed_tokens == 10 + 1 + 2 - 1
             await stall(limiter, clock)
-            assert limiter.borrowed_tokens == 10 + 1 + 2 - 1 + 4
+            assert limiter.borrowed_tokens == 10 + 1 + 2 - 1 + 1
             end_all(hops)
 
-    @pytest.mark.parametrize("calm", [CALM_LOOKS - 1, CALM_LOOKS])
-    async def test_starts_over(self, monkeypatch, calm):
-        """After some time in which hops have finished, a stall begins with one thread again."""
+    async def test_starts_over_late(self, monkeypatch):
+        """A hop that ends just as the pool is looked at counts too."""
         limiter, clock = make_limiter(monkeypatch, 10)
         async with requests(limiter) as group:
-            hops = await second_hops(limiter, group, 60)
+            hops = await second_hops(limiter, group, 30)
             await stall(limiter, clock, 2)
-            regular = [hop for hop in hops if hop.running][:9]
+            before = [hop for hop in hops if hop.running]
             await stall(limiter, clock)
             assert limiter.borrowed_tokens == 10 + 1 + 2
-            for _ in range(calm):
-                running = [hop for hop in hops if hop.running]
-                regular.pop(0).end()
-                await settle(limiter)
-                regular += [hop for hop in hops if hop.running and hop not in running]
-                await stall(limiter, clock)
-            before = limiter.borrowed_tokens
+            # One of the growth: it isn't replaced.
+            next(hop for hop in hops if hop.running and hop not in before).end()
+            await stall(limiter, clock)  # looks before that hop has told the limiter
             await stall(limiter, clock)
-            assert limiter.borrowed_tokens == before + (4 if calm < CALM_LOOKS else 1)
+            assert limiter.borrowed_tokens == 10 + 1 + 2 - 1 + 1
             end_all(hops)
 
     async def test_recovers(self, monkeypatch):
@@ -294,6 +287,71 @@ class TestHungResource:
             await stall(limiter, clock, 5)
             assert hop.over
             end_all(stuck)
+
+
+def next_look(clock):
+    """Return the seconds until the stall watch looks again."""
+    ((when, _),) = clock.timers
+    return when - clock.now
+
+
+async def look(limiter, clock):
+    await settle(limiter)
+    clock.advance(next_look(clock))
+    await settle(limiter)
+
+
+async def stall_and_end_it(limiter, clock, hops):
+    """Let the pool stall once, which adds a thread, and the hop in that thread end the stall."""
+    before = [hop for hop in hops if hop.running]
+    await look(limiter, clock)
+    (added,) = [hop for hop in hops if hop.running and hop not in before]
+    added.end()
+    await look(limiter, clock)
+
+
+class TestHaste:
+    async def test_stalls_in_a_row(self, monkeypatch):
+        """The closer stalls follow each other, the sooner is the next one noticed."""
+        limiter, clock = make_limiter(monkeypatch, 10)
+        async with requests(limiter) as group:
+            hops = await second_hops(limiter, group, 60)
+            await look(limiter, clock)  # the hops before count as progress
+            intervals = []
+            for _ in range(8):
+                await stall_and_end_it(limiter, clock, hops)
+                intervals.append(next_look(clock) / STALL_SECONDS)
+            assert intervals == [max(0.5**n, 1 / HASTE) for n in range(1, 9)]
+            end_all(hops)
+
+    async def test_nothing_finishes(self, monkeypatch):
+        """While nothing finishes at all there is no haste: slow hops are not taken for blocked."""
+        limiter, clock = make_limiter(monkeypatch, 10)
+        async with requests(limiter) as group:
+            hops = await second_hops(limiter, group, 60)
+            await look(limiter, clock)
+            for _ in range(3):
+                await stall_and_end_it(limiter, clock, hops)
+            intervals = []
+            for _ in range(5):
+                await look(limiter, clock)
+                intervals.append(next_look(clock) / STALL_SECONDS)
+            assert intervals == [0.125, 0.25, 0.5, 1, 1]
+            end_all(hops)
+
+    async def test_calm(self, monkeypatch):
+        """After a time without stalls there is no haste any more."""
+        limiter, clock = make_limiter(monkeypatch, 10)
+        async with requests(limiter) as group:
+            hops = await second_hops(limiter, group, 120)
+            await look(limiter, clock)
+            await stall_and_end_it(limiter, clock, hops)
+            for _ in range(2 * CALM_LOOKS - 2):  # at half the interval; that look was one
+                assert next_look(clock) == STALL_SECONDS / 2
+                end_all([hop for hop in hops if hop.running][:2])  # the reserve's is one at most
+                await look(limiter, clock)
+            assert next_look(clock) == STALL_SECONDS
+            end_all(hops)
 
 
 class TestMaskedStall:

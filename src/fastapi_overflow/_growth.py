@@ -39,6 +39,10 @@ class Growth:
         self._threads = 1
         self._let_in: Counter[object] = Counter()  # hops by kind
 
+    @property
+    def begun(self) -> bool:
+        return self._threads > 1
+
     def more(self) -> int:
         """Return how many threads to add now: 1, then 2, 4, ..."""
         threads = self._threads

@@ -28,32 +28,26 @@ from ._lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease, current_leas
 from ._linger import Lingering
 from ._queue import Waiter, WaiterQueue, copied
 from ._stall import Progress, StallWatch
+from ._tokens import Tokens
 
 ALREADY_HOLDING = "this borrower is already holding one of this CapacityLimiter's tokens"  # anyio's
 
 
-class TokenPool:
+class TokenPool(Tokens):
     """The tokens of one event loop: who has one, who waits, who is next.
 
-    A token is *taken* while a hop runs with it and while it lingers. First hops take the regular
-    tokens (`limit - reserve`), later hops all of them. Regular tokens go to requests under way
-    first, then by age; those of the reserve to the later hop of the request that has made most
-    hops, the likeliest to hold what the others wait for. When the pool stalls, later hops get extra
-    tokens beyond the limit, 1, 2, 4, ... until hops finish again; they are not replaced when they
-    are given back.
+    First hops take the regular tokens (`limit - reserve`), later hops all of them. Regular tokens
+    go to requests under way first, then by age; those of the reserve to the later hop of the
+    request that has made most hops, the likeliest to hold what the others wait for. When the pool
+    stalls, later hops get extra tokens beyond the limit, 1, 2, 4, ... until hops finish again; they
+    are not replaced when they are given back.
     """
 
-    # Invariants, between any two calls:
+    # Invariants, between any two calls, beside those of the tokens:
     #   1. While a regular token is free, nobody waits.
     #   2. While one of the reserve is free, no later hop waits.
-    #   3. A lease is in _linger if and only if its token lingers; its token is BUSY if and only
-    #      if it is the value of one borrower. A closed lease doesn't linger.
-    #   4. _extra is the number of tokens taken that aren't regular: those of borrowers whose value
-    #      is EXTRA or a lease that is `extra`, and of leases in _linger that are.
-    #   5. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
+    #   3. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
     #      loop are counted.
-    #   6. No more regular tokens are taken than there are, or were when the limit was lowered; no
-    #      more others than the reserve and the stall threads together.
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
@@ -68,12 +62,9 @@ class TokenPool:
         self._clock = current_clock()
         self.current_task = self._clock.current_task
         self.is_running_here = self._clock.is_running_here
-        # Whose hops run: the lease whose own token they use, None where it goes back at once.
-        self._borrowers: dict[object, Lease | None] = {}
         self._waiters = WaiterQueue()
         self._linger = Lingering(self._clock, self._somebody_waits, self._give_back)
-        self._lingering = self._linger.leases  # looked at for every hop
-        self._extra = 0  # tokens taken of the reserve and of the growth; all others are regular
+        super().__init__(self._linger)
         # Tasks that have hopped outside any lease, by weak reference. Not a WeakSet: that is
         # Python code, at each look.
         self._hopped: set[ref[Any]] = set()
@@ -87,14 +78,8 @@ class TokenPool:
 
     def resize(self, total: float, reserve: int) -> None:
         """Set limit and reserve; who may run now is woken, tokens that linger are taken back."""
-        self._total = total
-        self._reserve = reserve
-        # The reserve never takes the last token.
-        self._spare = int(min(reserve, max(total - 1, 0)))
-        self._regular = total - self._spare
-        # While more is out than now may be, reserve and growth count as regular too.
+        self._set_size(total, reserve)
         ended = self._linger.end_oldest(self._taken() - total)
-        self._lowered = True
         self._give_back(ended)
 
     # ---- leases
@@ -205,33 +190,9 @@ class TokenPool:
                 self._extra -= 1
         self._dispatch()
 
-    def _fits(self) -> bool:
-        """Tell whether no more is taken than the limit and the reserve allow, stalls aside."""
-        return self._taken() < self._total and self._extra <= self._spare
-
-    def _regular_is_free(self) -> bool:
-        if self._lowered:
-            self._lowered = not self._fits()
-        if self._lowered and self._taken() >= self._total:
-            return False
-        return len(self._borrowers) + len(self._lingering) - self._extra < self._regular
-
-    def _reserve_is_free(self) -> bool:
-        # Both: more may be taken than there is, after a stall or when the limit has been lowered.
-        return (
-            self._extra < self._spare and len(self._borrowers) + len(self._lingering) < self._total
-        )
-
-    def _taken(self) -> int:
-        return len(self._borrowers) + len(self._lingering)
-
     def _is_needed_back(self) -> bool:
         """Tell whether a token should not stay with its lease for ever."""
         return self._waiters.size > 0 or self._taken() >= self._total
-
-    def _is_too_many(self, lease: Lease) -> bool:
-        """Tell whether the limit has been lowered below what is taken, this token included."""
-        return not self._regular_is_free() and (not lease.extra or not self._total)
 
     def _somebody_waits(self) -> bool:
         return self._waiters.size > 0
@@ -348,10 +309,7 @@ class TokenPool:
             while self._waiters.size and self._reserve_is_free():
                 self._admit(self._waiters.oldest(), extra=True)
             return
-        if not self._total:
-            return  # the app has closed the pool
-        threads = self._total if self._stall_threads is None else self._stall_threads
-        room = self._spare + threads - self._extra
+        room = self._room_to_grow(self._stall_threads)
         while most > 0 and room > 0 and self._waiters.later:
             self._admit(choose(self._waiters), extra=True)
             most -= 1
@@ -407,13 +365,8 @@ class TokenPool:
     def _check(self) -> None:
         """Assert the invariants."""
         self._waiters.check()
+        self._check_tokens()
         assert not (self._waiters.size and self._regular_is_free())
         assert not (self._waiters.later and self._reserve_is_free())
-        taken = [*self._borrowers.values(), *self._lingering]
-        assert self._extra == sum(lease is not None and lease.extra for lease in taken)
-        own = [lease for lease in self._borrowers.values() if lease not in (None, EXTRA)]
-        assert len(own) == len(set(own))
-        assert all(lease.token == BUSY for lease in own)
-        assert all(lease.token == LINGERING and not lease.closed for lease in self._lingering)
         assert self._stall.on or not self._waiters.size
         assert self._linger.counting or not (self._waiters.size and self._lingering)

@@ -22,9 +22,13 @@ REPORTING_TURNS = 3
 # that the others overtake get threads of their own. A guess: a second, where ordinary queries end.
 STARVED_LOOKS = 20
 
-# Looks in a row at which hops have finished, until the next stall is another one and begins with
-# one thread again. One finished hop proves little: with the growth at its end each time, 3,000
-# requests of mixed shapes were answered at 17 a second, each thread added just long enough for one.
+# While stalls follow each other closely, looks are up to so many times as frequent. Each look adds
+# the thread that ends a stall: at one frequency 3,000 requests of mixed shapes crawled at 17 a
+# second. Adding more at each was no remedy: hops within hops then block all that may be added.
+HASTE = 32
+
+# Looks' time, at the usual frequency, in which hops must have finished without a break until there
+# is no more haste. A guess, as long as the above.
 CALM_LOOKS = 20
 
 
@@ -38,16 +42,17 @@ class Progress(NamedTuple):
 class StallWatch:
     """Looks every `seconds` whether a hop has finished since it last looked.
 
-    Two things can go wrong. Nothing finishes: threads are added, at each such look twice as many as
-    at the last, until the pool has been calm for a while. Or hops finish, but only with the
-    reserve, because deep requests that have nothing to do with it (busy WebSockets) keep out the
-    one that the regular threads wait for: then threads are added for those who have waited longest.
+    Two things can go wrong. Nothing finishes: threads are added, at each look twice as many as at
+    the last. Or hops finish, but only with the reserve, because deep requests that have nothing to
+    do with it (busy WebSockets) keep out the one that the regular threads wait for: then threads
+    are added for those who have waited longest.
     """
 
     __slots__ = (
         "_calm",
         "_clock",
         "_growth",
+        "_interval",
         "_pool",
         "_seen",
         "_starved",
@@ -62,8 +67,9 @@ class StallWatch:
         self.seconds = seconds
         self._seen: Progress | None = None  # at the last look
         self._growth = Growth()
-        self._calm = 0  # looks in a row with progress
-        self._starved = 0  # looks without regular progress
+        self._interval = seconds  # until the next look
+        self._calm = 0.0  # seconds without a stalled look
+        self._starved = 0.0  # seconds without regular progress
         self.on = False
         self.episodes = Episodes(pool)
 
@@ -73,11 +79,12 @@ class StallWatch:
             self.on = True
             self._growth = Growth()
             self._calm = self._starved = 0
+            self._interval = self.seconds
             self._look_later()
 
     def _look_later(self) -> None:
         self._seen = self._pool.progress()
-        self._clock.call_later(self.seconds, self._look)
+        self._clock.call_later(self._interval, self._look)
 
     def _look(self) -> None:
         # The loop itself may have been held up: let what has finished meanwhile report first.
@@ -100,14 +107,24 @@ class StallWatch:
             return
         if progress == self._seen:
             self._calm = 0
+            if self._growth.begun:
+                self._interval = min(2 * self._interval, self.seconds)
             self.episodes.stalled_look()
             self._pool.grow(self._growth.more(), self._growth.choose)
             self.episodes.grown()
         else:
-            self._calm += 1
-            self._starved = self._starved + 1 if progress.regular == self._seen.regular else 0
-            if self._calm >= CALM_LOOKS and self._starved <= STARVED_LOOKS:
-                self._growth = Growth()
-            if self._starved >= STARVED_LOOKS:
-                self._pool.relieve(self._growth.more())
+            self._moved(progress.regular != self._seen.regular)
         self._look_later()
+
+    def _moved(self, regular: bool) -> None:
+        """Go on after a look that has seen hops finish, `regular` ones too."""
+        self._calm += self._interval
+        self._starved = 0 if regular else self._starved + self._interval
+        if self._starved >= STARVED_LOOKS * self.seconds:
+            self._pool.relieve(self._growth.more())
+            return
+        if self._growth.begun:
+            self._growth = Growth()
+            self._interval = max(self._interval / 2, self.seconds / HASTE)
+        if self._calm >= CALM_LOOKS * self.seconds:
+            self._interval = self.seconds
