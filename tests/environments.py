@@ -33,8 +33,10 @@ def borrowed(python: Path, folder: Path) -> Path:
 class Environment:
     """A virtual environment with the package unpacked in it."""
 
-    def __init__(self, folder: Path, wheel: Path, dependencies: Path) -> None:
-        venv = (sys.executable, "-m", "venv", "--without-pip", folder)
+    def __init__(
+        self, folder: Path, wheel: Path, dependencies: Path, base: str = sys.executable
+    ) -> None:
+        venv = (base, "-m", "venv", "--without-pip", folder)
         run(*venv, timeout=TIMEOUT, check=True)
         self.python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self.site_packages = site_packages(self.python)
@@ -49,6 +51,15 @@ class Environment:
     @property
     def pth(self) -> Path:
         return self.site_packages / "fastapi_overflow.pth"
+
+    @property
+    def start(self) -> Path:
+        return self.site_packages / "fastapi_overflow.start"
+
+    @property
+    def hook(self) -> Path:
+        """The one of the two files that this Python runs (PEP 829), if both are there."""
+        return self.start if sys.version_info >= (3, 15) else self.pth
 
     def remove(self, *names: str) -> None:
         """Remove modules of the package, compiled ones too."""

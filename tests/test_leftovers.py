@@ -5,6 +5,7 @@ Every claim is about a new process in an environment of the kind.
 
 from __future__ import annotations
 
+import sys
 from textwrap import dedent
 
 import pytest
@@ -115,12 +116,20 @@ def damage(environment, kind):
         (package / "__init__.py").write_text("def patch(): ...\n__version__ = '0.1.0'\n")
     elif kind == "line of another version":
         environment.pth.write_text("import fastapi_overflow._gone; fastapi_overflow._gone.go()\n")
+        environment.start.write_text("fastapi_overflow._gone:go\n")
     else:
         raise AssertionError(kind)
 
 
+# To print that a module of a package is missing, Python 3.15 imports the package once more, and
+# does not survive that this fails too while `site` runs; any package's .pth or .start file will do.
+OLD_INIT = pytest.param(
+    "old __init__",
+    marks=pytest.mark.xfail(sys.version_info >= (3, 15), reason="Python's own fault", strict=True),
+)
+
 # `site` itself tells of these, at each start and each time it runs the line; it goes on.
-TOLD_BY_SITE = ["package gone", "__init__ only", "old __init__", "line of another version"]
+TOLD_BY_SITE = ["package gone", "__init__ only", OLD_INIT, "line of another version"]
 
 # Nobody notices before Starlette is imported; then a line says that the app is unprotected.
 TOLD_BY_US = [
@@ -157,7 +166,7 @@ class TestLeftovers:
         """With the line left and no code for it, `site` names the file; nobody says more."""
         damage(own_environment, kind)
         at_start = own_environment.run("pass", check=True).stderr
-        assert "fastapi_overflow.pth" in at_start
+        assert own_environment.hook.name in at_start
         assert own_environment.run(APP, check=True).stderr == at_start
 
     @pytest.mark.parametrize("kind", HARMLESS)
@@ -170,5 +179,6 @@ class TestLeftovers:
         """With all its files gone Python starts as if the package had never been there."""
         damage(own_environment, "package gone")
         own_environment.pth.unlink()
+        own_environment.start.unlink()
         done = own_environment.run(APP, check=True)
         assert (done.stdout, done.stderr) == ("fine\n", "")

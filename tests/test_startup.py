@@ -5,6 +5,7 @@ Every claim is about a new process in an environment with the built wheel's file
 
 from __future__ import annotations
 
+import sys
 from textwrap import dedent
 
 import pytest
@@ -30,6 +31,8 @@ class TestStart:
         """Starting Python loads the package, its start-up module, and nothing else at all."""
         with_hook = set(own_environment.run(LOADED, check=True).stdout.split())
         own_environment.pth.unlink()
+        # Not taken away: Python 3.15 itself loads 29 modules for any .start file there is.
+        own_environment.start.write_text("sys:getrecursionlimit\n")
         without = set(own_environment.run(LOADED, check=True).stdout.split())
         assert with_hook - without == {"fastapi_overflow", "fastapi_overflow._startup"}
 
@@ -48,6 +51,8 @@ class TestStart:
     )
     def test_does_not_load(self, environment, module):
         """None of the modules that make a start slow is loaded before Starlette is."""
+        if module == "re" and sys.version_info >= (3, 15):
+            pytest.skip("Python itself loads it, for any .start file there is")
         assert module not in environment.run(LOADED, check=True).stdout.split()
 
     def test_one_finder(self, environment):
@@ -65,9 +70,9 @@ class TestStart:
         assert (done.stdout, done.stderr) == ("", "")
 
     def test_tells_by_what_it_was_armed(self, environment):
-        """It is known that the .pth file armed the hook."""
+        """It is known which file armed the hook."""
         code = "from fastapi_overflow import _startup; print(_startup.armed_by)"
-        assert environment.run(code, check=True).stdout == ".pth\n"
+        assert environment.run(code, check=True).stdout == f"{environment.hook.suffix}\n"
 
 
 class TestDisabled:
