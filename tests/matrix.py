@@ -145,21 +145,22 @@ def rows(pythons: list[Python], corners: bool) -> Iterator[Row]:
     def row(python: Python, pins: dict[str, str], loops: bool = True) -> Row:
         return Row(python, tuple(pins.items()), loops)
 
-    gil = [python for python in pythons if not python.version.endswith("t")]
-    oldest, newest = min(gil, key=lambda p: p.key), max(gil, key=lambda p: p.key)
-    for python in dict.fromkeys((oldest, newest)) if corners else pythons:
+    usual = [python for python in pythons if not python.version.endswith("t")] or pythons
+    oldest, newest = min(usual, key=lambda p: p.key), max(usual, key=lambda p: p.key)
+    ends = tuple(dict.fromkeys((oldest, newest)))
+    for python in ends if corners else pythons:
         yield row(python, NEWEST)
         yield row(python, LOWEST, loops=False)
     if corners:
         return
-    for pins in OF_ITS_TIME:
-        yield row(oldest, pins)
-    for anyio in ANYIO:
-        yield row(oldest, {**NEWEST, **anyio})
-    for wrapt in WRAPT:
-        for python in dict.fromkeys((oldest, newest)):
+    for python in ends:
+        for pins in OF_ITS_TIME:
+            yield row(python, pins)
+        for anyio in ANYIO:
+            yield row(python, {**NEWEST, **anyio})
+        for wrapt in WRAPT:
             yield row(python, {**NEWEST, "wrapt": wrapt}, loops=False)
-    yield row(oldest, {"starlette": ""})
+        yield row(python, {"starlette": ""})
 
 
 def lower_bounds(wheel: Path) -> dict[str, str]:
@@ -173,12 +174,15 @@ def lower_bounds(wheel: Path) -> dict[str, str]:
 
 def requirements(row: Row, lowest: dict[str, str]) -> list[str]:
     """Return what is installed beside the wheel."""
+    pins = dict(row.pins)
+    if row.loops:
+        pins = {"uvloop": "", "trio": "", **pins}
+    if pins.get("trio") and row.python.key >= (3, 13):
+        del pins["trio"]  # one as old as that can't be imported there
     wanted = []
-    for name, version in row.pins:
+    for name, version in pins.items():
         pin = lowest[name] if version == "lowest" else version
         wanted.append(f"{name}=={pin}" if pin else name)
-    if row.loops:
-        wanted += ["uvloop", *(["trio"] if "trio" not in dict(row.pins) else [])]
     return wanted
 
 
@@ -222,7 +226,8 @@ def try_row(row: Row, wheel: Path, lowest: dict[str, str]) -> tuple[dict[str, st
 def install(row: Row, wheel: Path, venv: Path, lowest: dict[str, str]) -> tuple[str, ...]:
     """Make a row's environment; return how to call its Python."""
     inside = row.python.inside
-    wanted = [inside(wheel), *requirements(row, lowest)]
+    # The newest that is there as a wheel: to build it takes Rust.
+    wanted = ["--only-binary", "pydantic-core", inside(wheel), *requirements(row, lowest)]
     run(*row.python.command, "-m", "venv", inside(venv), timeout=INSTALL_TIMEOUT)
     python = (*row.python.command[:-1], inside(venv / "bin" / "python"))
     if shutil.which("uv") and row.python.root == Path("/"):

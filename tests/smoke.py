@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -196,6 +197,11 @@ def check_loaders():
     assert importlib.resources.files("starlette").joinpath("applications.py").is_file()
 
 
+def check_gil():
+    """A free-threaded build has run all this without the GIL: no import switched it on."""
+    assert not sys._is_gil_enabled(), "the GIL is on"
+
+
 def run(function, *args):
     """Run a coroutine function on each event loop there is; return what each returned."""
     import anyio
@@ -240,6 +246,8 @@ def protected():
     check("set_thread_limit", lambda: run(check_thread_limit))
     check("total_tokens", lambda: run(check_recipe))
     check("loaders", check_loaders)
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        check("free threading", check_gil)
     return checks
 
 
