@@ -3,7 +3,7 @@
 General layout, by the moment at which a module runs:
     _startup   every start of every Python: arms an import finder, nothing else
     _settings  Starlette is imported: reads the environment
-    _patch     Starlette is imported: puts the replacements in place
+    _patch     Starlette is imported: puts the replacements in place (_layers: who has got which)
     _hops      every request and every hop: the replacements themselves
     _pool      every hop: who gets a thread, in what order: _lease _linger _queue _stall _clock
                (_counters: what it counts)

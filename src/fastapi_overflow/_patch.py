@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import wrapt
 
 from . import __version__, _settings, _startup
+from ._layers import is_pristine, leads_to, rebind
 from ._settings import logger
 
 REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
@@ -146,7 +147,7 @@ def _on_import(module: ModuleType) -> None:
             original, replacement = _applied[point]
             moved[id(original)] = replacement
     if moved:
-        _rebind(moved)
+        rebind(moved)
     if module.__name__ == "starlette.applications" and patched():
         _announce()
 
@@ -193,6 +194,8 @@ def _check(point: Point) -> None:
     if not point.is_kind(original):
         raise TypeError(f"it is {original!r}")
     found = inspect.signature(original).parameters
+    if {"args", "kwargs"} == found.keys():
+        return  # somebody's wrapper, which takes anything
     if missing := [name for name in point.parameters if name not in found]:
         raise TypeError(f"it has no parameter {missing[0]!r}")
 
@@ -203,31 +206,13 @@ def _apply(point: Point) -> None:
 
     owner, name, original = _resolve(point)
     wrapper = getattr(_hops, point.wrapper)
-    pristine = not hasattr(original, "__wrapped__")
-    if point.wrapper in _hops.SHORT_CUTS and not pristine:
+    if point.wrapper in _hops.SHORT_CUTS and not is_pristine(original):
         wrapper = _hops.wrap_pass_through  # what others put there before must run
     replacement = wrapt.FunctionWrapper(original, wrapper)
     wrapt.apply_patch(owner, name, replacement)
     _applied[point] = original, replacement
     if point.wrapper == "wrap_run_sync":
         _hops.patched_run_sync = replacement
-
-
-def _rebind(moved: dict[int, Any]) -> None:
-    """Replace functions in all modules that have `from`-imported them by now.
-
-    :param moved: what takes the place of each, by the id of the function replaced
-    """
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "fastapi_overflow" or not issubclass(type(module), ModuleType):
-            continue
-        # Not `vars()`: a lazy module would be loaded by that.
-        names = object.__getattribute__(module, "__dict__")
-        # These are all names of all modules: no bytecode for each of them.
-        if not moved.keys().isdisjoint(map(id, list(names.values()))):
-            for attribute, value in list(names.items()):
-                if id(value) in moved:
-                    names[attribute] = moved[id(value)]
 
 
 def _give_up(point: Point, exc: Exception) -> None:
@@ -239,7 +224,7 @@ def _give_up(point: Point, exc: Exception) -> None:
         owner, name, current = _resolve(done)
         if current is replacement:
             setattr(owner, name, original)
-    _rebind({id(replacement): original for original, replacement in _applied.values()})
+    rebind({id(replacement): original for original, replacement in _applied.values()})
     _applied.clear()
     logger.warning("fastapi-overflow is off: %s. %s", _failure, REMEDY)
 
@@ -252,13 +237,8 @@ def in_place(point: Point) -> bool:
         current = _resolve(point)[2]
     except (AttributeError, KeyError):
         return False
-    ours = {id(replacement) for _, replacement in _applied.values()}
-    while current is not None:
-        # Whoever takes our function from its class gets it bound, by an object made for that.
-        if id(current) in ours or id(getattr(current, "_self_parent", None)) in ours:
-            return True
-        current = getattr(current, "__wrapped__", None)
-    return False
+    ours = {id(now) for row, (_, now) in _applied.items() if row.wrapper == point.wrapper}
+    return leads_to(current, ours)
 
 
 def patch() -> None:

@@ -1,0 +1,71 @@
+"""Where a function has got to: who holds it, and who has wrapped it.
+
+Called by the patch, and whenever somebody asks whether the app is protected. It must never run
+code of the objects it comes across: they are anybody's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import wrapt
+
+# What a function that somebody has in a variable may be.
+FUNCTIONS = (FunctionType, MethodType, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
+
+
+def is_pristine(function: Any) -> bool:
+    """Tell whether a function is Starlette's own, not somebody's wrapper around it."""
+    where = getattr(function, "__globals__", None)
+    starlettes = vars(sys.modules["starlette.concurrency"])
+    # wrapt's wrappers pass for what they wrap.
+    return where is starlettes and not hasattr(function, "__wrapped__")
+
+
+def leads_to(function: Any, targets: set[int]) -> bool:
+    """Tell whether a function is one of `targets`, by id, or wrapped around one."""
+    layers = [function]
+    seen: dict[int, Any] = {}  # and kept, for the id
+    while layers:
+        layer = layers.pop()
+        if id(layer) in targets:
+            return True
+        if layer is not None and id(layer) not in seen:
+            seen[id(layer)] = layer
+            layers += _wrapped_by(layer)
+    return False
+
+
+def _wrapped_by(layer: Any) -> Iterator[Any]:
+    """Yield what a layer may call: the next layer is among that."""
+    yield getattr(layer, "__wrapped__", None)
+    # Whoever takes our function from its class gets it bound, by an object made for that.
+    yield getattr(layer, "_self_parent", None)
+    # Not all say what they wrap: sentry-sdk has it in a variable of the function around.
+    for cell in getattr(layer, "__closure__", None) or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            continue  # no value yet
+        if issubclass(type(value), FUNCTIONS):
+            yield value
+
+
+def rebind(moved: dict[int, Any]) -> None:
+    """Replace functions in all modules that have `from`-imported them by now.
+
+    :param moved: what takes the place of each, by the id of the function replaced
+    """
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "fastapi_overflow" or not issubclass(type(module), ModuleType):
+            continue
+        # Not `vars()`: a lazy module would be loaded by that.
+        names = object.__getattribute__(module, "__dict__")
+        # These are all names of all modules: no bytecode for each of them.
+        if not moved.keys().isdisjoint(map(id, list(names.values()))):
+            for attribute, value in list(names.items()):
+                if id(value) in moved:
+                    names[attribute] = moved[id(value)]
