@@ -224,6 +224,20 @@ class TestLate:
         """
         child(LATE, code)
 
+    def test_module_named_like_one_of_python(self, child):
+        """Names in an app's module are ours too where the standard library has one so called."""
+        code = """
+        import types
+        from anyio.to_thread import run_sync
+        platform = sys.modules["platform"] = types.ModuleType("platform")
+        platform.__file__ = "/srv/app/platform.py"
+        platform.run_sync = run_sync
+        del run_sync
+        fastapi_overflow.patch()
+        assert layers(platform.run_sync) == 1
+        """
+        child(LATE, NAMES, code)
+
     def test_after_a_reload(self, child):
         """After importlib.reload() hops still are ours, and patch() puts all back in place."""
         code = """

@@ -5,8 +5,7 @@ thread is taken, the pool stalls. Read from any thread. It must cost a hop nothi
 token its lease has kept, and it never decides anything.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: a NamedTuple compiles each that is a string.
 from typing import NamedTuple
 
 

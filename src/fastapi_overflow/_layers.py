@@ -6,6 +6,7 @@ code of the objects it comes across: they are anybody's.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
@@ -15,6 +16,8 @@ import wrapt
 
 # What a function that somebody has in a variable may be.
 FUNCTIONS = (FunctionType, MethodType, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
+
+PYTHON = os.path.dirname(os.__file__)  # where the standard library is
 
 
 def is_pristine(function: Any) -> bool:
@@ -60,12 +63,20 @@ def rebind(moved: dict[int, Any]) -> None:
     :param moved: what takes the place of each, by the id of the function replaced
     """
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "fastapi_overflow" or not issubclass(type(module), ModuleType):
+        package = name.partition(".")[0]
+        if package == "fastapi_overflow" or not issubclass(type(module), ModuleType):
             continue
         # Not `vars()`: a lazy module would be loaded by that.
         names = object.__getattribute__(module, "__dict__")
+        if package in sys.stdlib_module_names and _is_of_python(names.get("__file__")):
+            continue  # nine out of ten names that there are
         # These are all names of all modules: no bytecode for each of them.
         if not moved.keys().isdisjoint(map(id, list(names.values()))):
             for attribute, value in list(names.items()):
                 if id(value) in moved:
                     names[attribute] = moved[id(value)]
+
+
+def _is_of_python(file: object) -> bool:
+    """Tell whether a file that is named like one of the standard library is none of the app's."""
+    return file is None or (type(file) is str and file.startswith(PYTHON))

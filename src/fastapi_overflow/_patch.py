@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib import import_module
 from threading import RLock
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import wrapt
 
@@ -25,15 +25,32 @@ from ._settings import logger
 REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
 
 
-class Point(NamedTuple):
-    """A row of the table: what is replaced, by what, and how the original must look."""
+class Point:
+    """A row of the table: what is replaced, by what, and how the original must look.
 
-    module: str  # whose import puts the row in place
-    attribute: str  # dotted, in `target` or else in `module`
-    wrapper: str  # in _hops
-    is_kind: Callable[[Any], bool]
-    parameters: tuple[str, ...]
-    target: str = ""
+    :ivar module: whose import puts the row in place
+    :ivar attribute: dotted, in `target` or else in `module`
+    :ivar wrapper: in _hops
+    """
+
+    # Not a NamedTuple: Python compiles these, at the cost of an import of a module or two.
+    __slots__ = ("attribute", "is_kind", "module", "parameters", "target", "wrapper")
+
+    def __init__(  # noqa: PLR0917 - read as columns
+        self,
+        module: str,
+        attribute: str,
+        wrapper: str,
+        is_kind: Callable[[Any], bool],
+        parameters: tuple[str, ...],
+        target: str = "",
+    ) -> None:
+        self.module = module
+        self.attribute = attribute
+        self.wrapper = wrapper
+        self.is_kind = is_kind
+        self.parameters = parameters
+        self.target = target
 
 
 # Why these: see each wrapper's docstring. anyio is patched from Starlette's import on, so that a

@@ -4,8 +4,7 @@ Called by the patch, by every new limiter and by the command line. A wrong value
 `SettingsError`; nothing here touches a running limiter.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: a NamedTuple compiles each that is a string.
 import logging
 import math
 import os
