@@ -71,7 +71,9 @@ def _walk(found: Iterable[Any], prefix: str) -> Iterator[Route]:
     fastapi = sys.modules.get("fastapi.routing")
     # FastAPI 0.165 resolves included routers when they are asked for.
     contexts = getattr(fastapi, "iter_route_contexts", None)
-    for route in contexts(list(found)) if contexts else found:
+    for context in contexts(list(found)) if contexts else found:
+        # Some versions tell all of a WebSocket or a mount only by the route in the context.
+        route = getattr(context, "starlette_route", None) or context
         path = prefix + (getattr(route, "path", None) or "")
         mounted = getattr(getattr(route, "original_route", route), "routes", None)
         if mounted:
