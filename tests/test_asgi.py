@@ -83,8 +83,17 @@ class TestPage:
 class TestHttp:
     async def test_head(self):
         """HEAD has the headers of GET and no body."""
-        answer = await get(method="HEAD")
-        assert (answer.status_code, answer.content) == (200, b"")
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "HEAD", "path": "/", "headers": []}
+        await StatusApp()(scope, None, send)  # not by a client, which would drop a body
+        start, body = sent
+        assert start["status"] == 200
+        assert int(dict(start["headers"])[b"content-length"]) > 0
+        assert body["body"] == b""
 
     async def test_other_methods(self):
         """Nothing can be changed by it."""

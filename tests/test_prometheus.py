@@ -42,7 +42,7 @@ def scrape(monkeypatch):
             text = answer.read().decode()
         return {
             sample.name.removeprefix("fastapi_overflow_")
-            + "".join(f" {value}" for value in sample.labels.values()): sample.value
+            + "".join(f" {name}={value}" for name, value in sample.labels.items()): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
@@ -61,9 +61,10 @@ class TestScrape:
         calm(3)
         async with busy(5):
             found = scrape()
-        assert (found["threads used"], found["threads idle"]) == (2, 1)
+        assert (found["threads state=used"], found["threads state=idle"]) == (2, 1)
         assert found["thread_limit"] == 3
-        assert (found["pending_requests first"], found["pending_requests later"]) == (3, 0)
+        assert found["pending_requests hop=first"] == 3
+        assert found["pending_requests hop=later"] == 0
 
     async def test_totals(self, scrape):
         """What has happened so far, as counters."""
@@ -83,7 +84,7 @@ class TestScrape:
             await until(lambda: stats().longest_wait > 0.01, "a wait")
         found = scrape()
         assert found["thread_wait_seconds_count"] == found["thread_use_seconds_count"] == 4
-        assert found["thread_wait_seconds_bucket 0.001"] == 2
+        assert found["thread_wait_seconds_bucket le=0.001"] == 2
         assert found["thread_wait_seconds_sum"] == pytest.approx(stats().seconds_waited, abs=0.01)
 
     async def test_while_stuck(self, scrape):
@@ -92,7 +93,7 @@ class TestScrape:
         async with busy(9):
             await until(lambda: stats().stalled, "a stall")
             found = scrape()
-        assert found["threads idle"] == 0
+        assert found["threads state=idle"] == 0
 
     async def test_all_loops(self):
         """The collector sums up the loops of the process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -10,9 +11,16 @@ import time
 import anyio
 import pytest
 
-from fastapi_overflow import _stacks, _stall_log, run_in_threadpool, set_thread_limit, stats
+from fastapi_overflow import (
+    _episode,
+    _stacks,
+    _stall_log,
+    run_in_threadpool,
+    set_thread_limit,
+    stats,
+)
 from fastapi_overflow._hops import current_limiter
-from observed import busy, deadlock, until
+from observed import busy, deadlock, lose_token, request, until
 from support import run_python
 
 pytestmark = pytest.mark.anyio
@@ -29,8 +37,105 @@ def told(caplog):
     return records
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Each stall is worth telling, however short."""
+    monkeypatch.setattr(_episode, "TELL_AFTER", 0.0)
+
+
+class TestWhatIsTold:
+    async def test_deadlock_at_once(self, told, monkeypatch):
+        """Blocked threads, and requests under way that wait: told with the first thread added."""
+        monkeypatch.setattr(_episode, "TELL_AFTER", math.inf)
+        monkeypatch.setattr(_episode, "TELL_GROWN", math.inf)
+        set_thread_limit(3)
+        await deadlock()
+        (record,) = told("stall_begin")
+        assert record.waiting_later > 0
+
+    async def test_brief_is_not(self, told):
+        """A short stall in which only new requests wait is counted, and not told."""
+        set_thread_limit(3)
+        async with busy(4):
+            await until(lambda: stats().stalled, "a stall")
+        await until(lambda: not stats().stalled, "its end")
+        assert stats().stalls == 1
+        assert told("stall_begin") == told("stall_end") == []
+
+    async def test_lasting(self, told):
+        """Once nothing has finished for a second, it is told whatever it is."""
+        set_thread_limit(3)
+        async with busy(4):
+            await until(lambda: told("stall_begin"), "the warning")
+        (record,) = told("stall_begin")
+        assert record.seconds >= _episode.TELL_AFTER
+
+    @pytest.mark.parametrize(("tell_grown", "times"), [(0, 1), (math.inf, 0)])
+    async def test_many_threads(self, told, monkeypatch, tell_grown, times):
+        """So is one in which more than a few threads were added, though the threads are at work."""
+        monkeypatch.setattr(_episode, "TELL_AFTER", math.inf)
+        monkeypatch.setattr(_episode, "TELL_GROWN", tell_grown)
+        set_thread_limit(3)
+        go_on = anyio.Event()
+        at_work = threading.Lock()  # a bare lock: from outside, as good as work
+        begun = 0
+
+        def work():
+            assert at_work.acquire(timeout=20)
+            at_work.release()
+
+        async def under_way():
+            nonlocal begun
+            await run_in_threadpool(int)
+            begun += 1
+            await go_on.wait()
+            await run_in_threadpool(work)
+
+        with at_work:
+            async with anyio.create_task_group() as group:
+                for _ in range(7):
+                    group.start_soon(request, under_way)
+                await until(lambda: begun == 7, "requests under way")
+                await lose_token()
+                go_on.set()
+                await until(lambda: stats().threads_grown == 3, "all threads that may be added")
+                looks = current_limiter()._stall.episodes
+                grown_at_last_look = stats().threads_grown
+                await until(lambda: looks._grown == grown_at_last_look, "one more look")
+                at_work.release()
+            at_work.acquire()
+        assert len(told("stall_begin")) == times
+
+    async def test_pauses(self, told, at_once):
+        """A stall that moves for a moment and goes on is one, with one end."""
+        set_thread_limit(3)
+        watch = current_limiter()._stall
+        async with busy(4):
+            for _ in range(2):
+                await until(lambda: stats().stalled, "a stall")
+                current_limiter()._finished += 1
+                await until(lambda: not stats().stalled, "a pause")
+            assert watch.episodes.stalled is False
+            assert told("stall_end") == []
+        await until(lambda: told("stall_end"), "its end")
+        assert stats().stalls == len(told("stall_begin")) == len(told("stall_end")) == 1
+
+    async def test_calm(self, told, at_once, monkeypatch):
+        """Once hops have finished for a second, it is over although somebody waits."""
+        set_thread_limit(3)
+        async with busy(4):
+            await until(lambda: stats().stalled, "a stall")
+
+            def moves():
+                current_limiter()._finished += 1
+                return told("stall_end")
+
+            await until(moves, "its end")
+            await until(lambda: stats().stalls == 2, "another stall")
+
+
 class TestStallBegins:
-    async def test_warning(self, told):
+    async def test_warning(self, told, at_once):
         """One warning when a stall begins, with how many threads and waiters there are."""
         set_thread_limit(3)
         async with busy(4):
@@ -41,7 +146,7 @@ class TestStallBegins:
         assert (record.waiting_first, record.waiting_later) == (2, 0)
         assert "2 threads are taken, 2 hops wait for one" in record.getMessage()
 
-    async def test_what_threads_do(self, told):
+    async def test_what_threads_do(self, told, at_once):
         """It says what the threads are blocked in: the code outside of the standard library."""
         set_thread_limit(3)
         async with busy(4):
@@ -53,7 +158,7 @@ class TestStallBegins:
         assert "observed.py" in group["where"]
         assert f"2 in {group['where']}" in record.getMessage()
 
-    async def test_groups(self, told):
+    async def test_groups(self, told, at_once):
         """Threads are grouped by what they are blocked in, the most first."""
         set_thread_limit(5)
         handed_on: queue.Queue[None] = queue.Queue()
@@ -111,18 +216,19 @@ class TestStallEnds:
         """One line when it is over: how long it took, how many threads were added."""
         set_thread_limit(3)
         await deadlock()
+        await until(lambda: told("stall_end"), "the end of the stall")
         (record,) = told("stall_end")
         assert record.levelname == "INFO"
         assert record.seconds >= 0
         assert record.threads_grown >= 1
         assert f"with {record.threads_grown} threads beyond the limit" in record.getMessage()
 
-    async def test_no_deadlock_no_threads(self, told):
+    async def test_no_deadlock_no_threads(self, told, at_once):
         """A stall that ended by itself says so: no threads beyond the limit."""
         set_thread_limit(3)
         async with busy(4):
             await until(lambda: stats().stalled, "a stall")
-        await until(lambda: not stats().stalled, "its end")
+        await until(lambda: told("stall_end"), "its end")
         (record,) = told("stall_end")
         assert record.threads_grown == 0
 
@@ -133,7 +239,7 @@ class TestRate:
             await until(lambda: stats().stalled, "a stall")
         await until(lambda: not stats().stalled, "its end")
 
-    async def test_one_pair_a_minute(self, told):
+    async def test_one_pair_a_minute(self, told, at_once):
         """However often the pool stalls in a minute, it is told once."""
         set_thread_limit(3)
         for _ in range(3):
@@ -141,11 +247,14 @@ class TestRate:
         assert stats().stalls == 3
         assert (len(told("stall_begin")), len(told("stall_end"))) == (1, 1)
 
-    async def test_suppressed_are_counted(self, told, monkeypatch):
+    async def test_suppressed_are_counted(self, told, at_once, monkeypatch):
         """The next that is told says how many were not."""
         set_thread_limit(3)
         for _ in range(3):
             await self.stall()
+        monkeypatch.setattr(_episode, "TELL_AFTER", math.inf)
+        await self.stall()  # a brief one wouldn't have been told anyway
+        monkeypatch.setattr(_episode, "TELL_AFTER", 0.0)
         monkeypatch.setattr(_stall_log, "SECONDS_BETWEEN", 0.0)
         await self.stall()
         first, second = told("stall_begin")

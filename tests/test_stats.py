@@ -11,15 +11,16 @@ import math
 import sys
 import threading
 import time
+from functools import partial
 
 import anyio
 import pytest
 from anyio import to_thread
 
 import fastapi_overflow
-from fastapi_overflow import Stats, run_in_threadpool, set_thread_limit, stats
+from fastapi_overflow import Stats, _episode, run_in_threadpool, set_thread_limit, stats
 from fastapi_overflow._hops import current_limiter
-from observed import busy, calm, deadlock, lose_token, request, until
+from observed import Gate, busy, calm, deadlock, lose_token, request, until
 from support import run_python
 
 pytestmark = pytest.mark.anyio
@@ -207,6 +208,48 @@ class TestDeadlocksAverted:
         async with busy(3):
             await until(lambda: stats().stalled, "a stall")
         assert stats().stalls == 1
+        assert stats().deadlocks_averted == 0
+
+    @pytest.mark.parametrize("first", ["blocked", "lent"])
+    async def test_moved_by_something_else_is_none(self, first, monkeypatch):
+        """Blocked threads that came free long before or after those that were lent one."""
+        monkeypatch.setattr(_episode, "FREED_AFTER", 0.0)
+        set_thread_limit(3)
+        later = Gate()
+        begun, go_on = 0, anyio.Event()
+
+        def has_ended(hops):
+            return current_limiter().view().finished == hops
+
+        async def under_way():
+            nonlocal begun
+            await run_in_threadpool(int)
+            begun += 1
+            await go_on.wait()
+            await run_in_threadpool(wait)
+
+        async with anyio.create_task_group() as group:
+            try:
+                for _ in range(2):
+                    group.start_soon(request, under_way)
+                await until(lambda: begun == 2, "two requests under way")
+                async with busy(2) as (gate, _):
+                    gates = iter((gate, later))  # one goes in the reserve, the other is lent one
+
+                    def wait():
+                        next(gates)()
+
+                    await until(lambda: not stats().waiting, "two other requests in a hop")
+                    go_on.set()
+                    await until(lambda: stats().threads_grown == 1, "a thread beyond the limit")
+                    await until(lambda: not stats().stalled, "the end of the stall")
+                    for each in (gate, later) if first == "blocked" else (later, gate):
+                        ended = current_limiter().view().finished + (3 if each is gate else 1)
+                        each.open()
+                        await until(partial(has_ended, ended), "the end of the hops at the gate")
+                        await anyio.sleep(2 * current_limiter().stall_seconds)
+            finally:
+                later.open()
         assert stats().deadlocks_averted == 0
 
     async def test_costs_no_hop_afterwards(self):

@@ -2,13 +2,18 @@
 
 Called by the stall watch. It must never raise, and must cost nothing while the pool isn't stalled.
 
+It begins when nothing has finished between two looks of the stall watch, and is over when the watch
+calls the pool calm, or nobody waits. In between hops may finish: thousands of requests that block
+one another are one stall, with one end.
+
 When a stall counts as a deadlock averted: at a look of the stall watch nothing had finished,
 somebody waited, and every single thread that ran a hop was waiting for another thread (see
-`waits_for_thread`), none at work. Then the pool lent threads beyond the limit. The next of its hops
-to finish were one of those that got such a thread and one of those that had been blocked: in this
-order, or both before the watch looked again, as who sets another thread free may well report after
-it. So the blocked did not come free by themselves, and who freed them would, with anyio's limiter,
-have waited for them. It counts once for a stall, however many requests were in it.
+`waits_for_thread`), none at work. Then the pool lent threads beyond the limit. A hop that got such
+a thread finished, and within FREED_AFTER seconds the first of those that had been blocked did; or
+the other way round, within one look, as who sets another thread free may well report after it. So
+the blocked did not come free by themselves, and who freed them would, with anyio's limiter, have
+waited for them. It counts once for a stall, however many requests were in it and however often it
+paused: anyio's limiter would have deadlocked once.
 
 The count is too low rather than too high: what lease and reserve prevent never stalls and leaves
 nothing to count; and where some thread is at work meanwhile, or waits for a bare lock or a row lock
@@ -19,6 +24,7 @@ after the pool has grown.
 
 from __future__ import annotations
 
+import math
 import time
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -28,6 +34,15 @@ from ._stall_log import StallLog
 if TYPE_CHECKING:
     from ._pool import TokenPool
 
+# Seconds that one who was blocked may take from coming free to the end of its hop. A guess: some
+# ordinary queries long.
+FREED_AFTER = 1.0
+
+# What is told of a stall that isn't a deadlock by all appearances. Guesses: on a busy machine often
+# nothing finishes for STALL_SECONDS, and nobody wants to read of each thread lent for that.
+TELL_AFTER = 1.0  # seconds in which nothing has finished
+TELL_GROWN = 7  # threads beyond the limit, more than come of three looks
+
 
 class Episodes:
     """The stalls of one pool, one after another."""
@@ -35,39 +50,65 @@ class Episodes:
     def __init__(self, pool: TokenPool) -> None:
         self._pool = pool
         self._log = StallLog()
-        self._began: float | None = None  # time.monotonic(), while stalled
+        self._began: float | None = None  # time.monotonic() of what finished last before a stall
+        self._stuck_since: float | None = None  # the same of what finished last, while nothing does
+        self._moved_at = 0.0  # time.monotonic() of the look that found the pool moving again
         self._grown_before = 0  # threads beyond the limit, by the pool's counter when it began
         self._grown = 0  # the same at the last look
+        self._stacks_at = -math.inf  # time.monotonic() of the last look at the threads' stacks
+        self._averted = False  # this stall has been counted as a deadlock averted
         # Whose hops were blocked at the last look that found them all blocked, until the verdict.
         self._blocked: frozenset[object] | None = None
         self._running: frozenset[object] = frozenset()  # before the pool grew
         self._lent: set[object] = set()  # whose hops got a thread beyond the limit since
-        self._ahead = False  # one of these has finished
-        self._freed = False  # one of the blocked has
+        self._ahead: float | None = None  # time.monotonic() when the last of these finished
+        self._freed: float | None = None  # the same of the first of the blocked
 
     @property
     def stalled(self) -> bool:
-        return self._began is not None
+        """Whether the last look found that nothing had finished."""
+        return self._stuck_since is not None
 
-    def stalled_look(self) -> None:
-        """Take note of a look that found nothing finished, before the pool grows."""
+    def stalled_look(self, seconds: float) -> None:
+        """Take note of a look that found nothing finished, before the pool grows.
+
+        :param seconds: since the last look
+        """
         counters = self._pool.counters
-        frames: list[FrameType] | None = None
+        now = time.monotonic()
+        if self._stuck_since is None:
+            self._stuck_since = now - seconds
+        if self._began is None:
+            self._began = self._stuck_since
+            self._grown_before = counters.threads_grown
+            self._averted = False
+            self._stacks_at = -math.inf
+            counters.stalls += 1
+        # Not at each look: in haste they come hundreds of times a second.
+        if now - self._stacks_at >= self._pool.stall_seconds / 2:
+            self._stacks_at = now
+            self._look_at_stacks(now - self._stuck_since)
+        self._running = self._pool.running()
+        self._grown = counters.threads_grown
+
+    def _look_at_stacks(self, stuck_for: float) -> None:
+        frames: list[FrameType] = []
+        blocked = False
         try:
             from . import _stacks  # late: most processes never stall
 
             frames = _stacks.hop_frames(self._pool.loop)
-            if frames and all(map(_stacks.waits_for_thread, frames)):
-                self._watch_finishes()
+            blocked = bool(frames) and all(map(_stacks.waits_for_thread, frames))
         except Exception:  # noqa: S110 - the pool must grow whatever an interpreter's frames are
             pass
-        self._running = self._pool.running()
-        self._grown = counters.threads_grown
-        if self._began is None:
-            self._began = time.monotonic()
-            self._grown_before = counters.threads_grown
-            counters.stalls += 1
-            self._log.began(self._pool, frames)
+        if blocked and not self._averted:
+            self._watch_finishes()
+        if (
+            (blocked and self._pool.view().waiting_later)  # nothing can come of waiting
+            or stuck_for >= TELL_AFTER
+            or self._pool.counters.threads_grown - self._grown_before > TELL_GROWN
+        ):
+            self._log.note(self._pool, frames, stuck_for)
 
     def grown(self) -> None:
         """Go on after the pool has grown."""
@@ -76,15 +117,20 @@ class Episodes:
         self._running = frozenset()
         self._log.tell(self._pool)
 
+    def moved(self) -> None:
+        """Take note of a look that found something finished, or nobody waiting."""
+        if self._stuck_since is not None:
+            self._stuck_since = None
+            self._moved_at = time.monotonic()
+
     def over(self) -> None:
-        """Take note that something has finished, or that nobody waits any longer."""
-        if self._freed:
-            self._close()  # they came free by themselves
+        """Take note that the stall, if there was one, is over since the pool moved again."""
         if self._began is None:
             return
-        seconds = time.monotonic() - self._began
+        seconds = self._moved_at - self._began
         self._began = None
-        self._log.ended(self._pool, seconds, self._pool.counters.threads_grown - self._grown_before)
+        grown = self._pool.counters.threads_grown - self._grown_before
+        self._log.ended(self._pool, seconds, grown)
 
     # ---- the verdict
 
@@ -98,14 +144,22 @@ class Episodes:
         type(self._pool).finish(self._pool, borrower)
         if self._blocked is None:
             return
-        self._freed |= borrower in self._blocked
-        self._ahead |= borrower in self._lent
-        if self._freed and self._ahead:
-            self._pool.counters.deadlocks_averted += 1
-            self._close()
+        now = time.monotonic()
+        if borrower in self._lent:
+            self._ahead = now
+        elif borrower in self._blocked and self._freed is None:
+            self._freed = now
+        if self._freed is None or (self._ahead is None and self._lent):
+            return
+        if self._ahead is not None and not self._averted:
+            after = self._freed - self._ahead
+            if -self._pool.stall_seconds <= after <= FREED_AFTER:
+                self._pool.counters.deadlocks_averted += 1
+                self._averted = True
+        self._close()
 
     def _close(self) -> None:
         self._blocked = None
         self._lent.clear()
-        self._ahead = self._freed = False
+        self._ahead = self._freed = None
         vars(self._pool).pop("finish", None)

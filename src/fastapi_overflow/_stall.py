@@ -99,6 +99,8 @@ class StallWatch:
             return
         progress = self._pool.progress()
         if progress is None or progress != self._seen:
+            self.episodes.moved()
+        if progress is None:
             self.episodes.over()
         if progress is None or self._seen is None:
             self.on = progress is not None
@@ -107,9 +109,9 @@ class StallWatch:
             return
         if progress == self._seen:
             self._calm = 0
+            self.episodes.stalled_look(self._interval)
             if self._growth.begun:
                 self._interval = min(2 * self._interval, self.seconds)
-            self.episodes.stalled_look()
             self._pool.grow(self._growth.more(), self._growth.choose)
             self.episodes.grown()
         else:
@@ -128,3 +130,4 @@ class StallWatch:
             self._interval = max(self._interval / 2, self.seconds / HASTE)
         if self._calm >= CALM_LOOKS * self.seconds:
             self._interval = self.seconds
+            self.episodes.over()

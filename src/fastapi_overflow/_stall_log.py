@@ -1,7 +1,7 @@
-"""Tell the operator of stalls: a warning when one begins, with what the threads are blocked in.
+"""Tell the operator of stalls: a warning with what the threads are blocked in, and how it ended.
 
-Called when a stall begins and when it is over, in the event loop's thread. It must never raise, and
-never say more than a pair of lines a minute.
+Called when a stall has turned out to be worth telling (see `_episode`) and when it is over, in the
+event loop's thread. It must never raise, and never say more than a pair of lines a minute.
 """
 
 from __future__ import annotations
@@ -27,35 +27,40 @@ class StallLog:
 
     def __init__(self) -> None:
         self._last: float | None = None  # time.monotonic() of the last stall told
-        self._telling = False
-        self._untold: tuple[View, list[_stacks.Group]] | None = None
+        self._noted = False  # the stall that is on, be it told or suppressed
+        self._told = False  # the stall that is on
+        self._untold: tuple[View, list[_stacks.Group], float] | None = None
         self._suppressed = 0  # stalls that were not told since
 
-    def began(self, pool: TokenPool, frames: list[FrameType] | None) -> None:
-        """Note how things are when a stall begins, unless one was told less than a minute ago.
+    def note(self, pool: TokenPool, frames: list[FrameType], seconds: float) -> None:
+        """Note once in a stall how things are, unless one was told less than a minute ago.
 
-        :param frames: of the threads that run hops, where they were taken already
+        :param frames: of the threads that run hops
+        :param seconds: for which nothing has finished
         """
+        if self._noted:
+            return
+        self._noted = True
         now = time.monotonic()
-        self._telling = self._last is None or now - self._last >= SECONDS_BETWEEN
-        if not self._telling:
+        if self._last is not None and now - self._last < SECONDS_BETWEEN:
             self._suppressed += 1
             return
+        self._told = True
         self._last = now
+        groups: list[_stacks.Group] = []
         try:
             from . import _stacks  # late: most processes never stall
 
-            if frames is None:
-                frames = _stacks.hop_frames(pool.loop)
-            self._untold = pool.view(), _stacks.grouped(frames)
-        except Exception:  # whatever an interpreter's frames are
-            self._untold = pool.view(), []
+            groups = _stacks.grouped(frames)
+        except Exception:  # noqa: S110 - whatever an interpreter's frames are
+            pass
+        self._untold = pool.view(), groups, seconds
 
     def tell(self, pool: TokenPool) -> None:
-        """Write what `began` has noted; the pool has grown meanwhile, should a handler block."""
+        """Write what `note` has found; the pool has grown meanwhile, should a handler block."""
         if self._untold is None:
             return
-        (view, groups), self._untold = self._untold, None
+        (view, groups, seconds), self._untold = self._untold, None
         suppressed, self._suppressed = self._suppressed, 0
         told = "; ".join(map(str, groups[:_GROUPS])) or "not known"
         if len(groups) > _GROUPS:
@@ -66,11 +71,11 @@ class StallLog:
             pinned = is_pinned(groups, view.waiting_later)
             logger.warning(
                 "The thread pool is stalled: %d threads are taken, %d hops wait for one (%d of"
-                " requests under way), nothing has finished for %g s. The threads: %s.%s%s",
+                " requests under way), nothing has finished for %.3g s. The threads: %s.%s%s",
                 view.taken,
                 view.waiting_first + view.waiting_later,
                 view.waiting_later,
-                pool.stall_seconds,
+                seconds,
                 told,
                 f" {PINNED[0].upper()}{PINNED[1:]}." if pinned else "",
                 f" {suppressed} stalls before this one were not logged." if suppressed else "",
@@ -80,7 +85,7 @@ class StallLog:
                     "limit": view.limit,
                     "waiting_first": view.waiting_first,
                     "waiting_later": view.waiting_later,
-                    "stall_seconds": pool.stall_seconds,
+                    "seconds": seconds,
                     "stacks": [vars(group) for group in groups],
                     "pinned": pinned,
                     "suppressed": suppressed,
@@ -91,10 +96,10 @@ class StallLog:
             pass
 
     def ended(self, pool: TokenPool, seconds: float, grown: int) -> None:
-        """Say that the stall that was told last is over."""
-        if not self._telling:
+        """Say that the stall is over, if it was told."""
+        told, self._told, self._noted = self._told, False, False
+        if not told:
             return
-        self._telling = False
         try:
             logger.info(
                 "The thread pool moves again after %.2f s, with %d threads beyond the limit.",

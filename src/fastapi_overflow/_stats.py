@@ -45,12 +45,14 @@ class Stats:
     :ivar waits: hops that found no free thread
     :ivar seconds_waited: by all hops together, of waits that have ended
     :ivar reserve_used: threads of the reserve given out
-    :ivar stalls: times that the pool has stalled
+    :ivar stalls: times that the pool has stalled; it is the same stall until hops have finished for
+        20 times FASTAPI_OVERFLOW_STALL_SECONDS without a break, or nobody waits
     :ivar threads_grown: threads beyond the limit given out in stalls
     :ivar deadlocks_averted: stalls in which *every* thread that ran a hop was waiting for another
-        thread (a connection of a pool, a condition, a semaphore), and which ended when a hop to
-        which a thread beyond the limit was lent had finished: none of the blocked came free before.
-        anyio's limiter would have kept that hop waiting for them. Too low rather than too high:
+        thread (a connection of a pool, a condition, a semaphore), and which moved on when a hop to
+        which a thread beyond the limit was lent had finished: within a second of it, and not
+        before, the first of the blocked came free. anyio's limiter would have kept that hop waiting
+        for them. Once for a stall, however many requests were in it. Too low rather than too high:
         what lease and reserve prevent never stalls and isn't counted, nor is a stall in which some
         thread was at work or waited for a bare lock or a row lock of the database
     :ivar loops: event loops that are summed up here; of several, the peaks are the sums of peaks
@@ -123,9 +125,8 @@ def is_saturated(for_seconds: float = 10) -> bool:
     since = pool.counters.waiting_since
     view = pool.view()
     waiting = view.waiting_first + view.waiting_later
-    if not waiting or view.taken < view.regular:
-        return False
-    return time.monotonic() - since >= for_seconds
+    # While anybody waits all threads that new requests may use are taken: the pool's invariant 1.
+    return waiting > 0 and time.monotonic() - since >= for_seconds
 
 
 def live_pools() -> list[TokenPool]:

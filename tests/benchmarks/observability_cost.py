@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent.parent / "src" / "fastapi_overflow"
-FEW, MANY = 100, 600
+FEW, MANY = 100, 400
 
 CHILD = """
 import gc, sys
