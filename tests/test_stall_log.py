@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import sqlite3
 import threading
 import time
 
 import anyio
 import pytest
+from sqlalchemy.pool import QueuePool
 
 from fastapi_overflow import (
     _episode,
@@ -313,6 +315,35 @@ class TestStacks:
         """A package's file is told as it is imported, whatever the environment's folder."""
         assert _stacks._short(pytest.__file__) == ("pytest/__init__.py", "package")
         assert _stacks._short(threading.__file__) == ("threading.py", "stdlib")
+
+    @pytest.mark.parametrize("folder", ["", "."])
+    async def test_app_in_the_current_folder(self, folder, monkeypatch, tmp_path):
+        """The app's file is told from the folder that the server was started in."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.path", [folder])
+        assert _stacks._short(f"{tmp_path}/shop/routes.py") == ("shop/routes.py", "app")
+
+    async def test_generated_code_is_not_the_app(self):
+        """What a package has generated isn't told as code of the app."""
+        assert _stacks._short("<sqlalchemy generated _go()>")[1] == "stdlib"
+
+    async def test_connection_pool(self):
+        """A thread that waits for a connection is told as in the pool, not in its queue."""
+        pool = QueuePool(lambda: sqlite3.connect(":memory:"), pool_size=1, max_overflow=0)
+        held = pool.connect()
+        groups = []
+
+        def look():
+            groups[:] = _stacks.grouped(_stacks.hop_frames(current_limiter().loop))
+            return groups and groups[0].where == "sqlalchemy/pool/impl.py _do_get"
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_in_threadpool, lambda: pool.connect().invalidate())
+            try:
+                await until(look, "a thread in the pool")
+            finally:
+                held.invalidate()
+        assert "test_stall_log.py" in groups[0].called_from
 
 
 class TestPatched:

@@ -20,7 +20,7 @@ from . import _settings, _stacks
 from ._settings import logger
 
 # Files of which a thread's innermost code tells that it waits for a connection.
-CHECKOUT = ("sqlalchemy/pool/", "sqlalchemy/util/queue.py", "psycopg_pool/")
+CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/")
 
 PINNED = (
     "all threads wait for a connection and no request under way waits for a thread: whoever has the"

@@ -7,6 +7,7 @@ and read no local variable: only which code runs, by file and function.
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import queue
 import site
 import sys
@@ -24,6 +25,8 @@ _TRIO = "trio/_core/_thread_cache.py"
 
 _THREADING = threading.__file__
 _FUTURES = concurrent.futures._base.__file__
+# SQLAlchemy's copy of the standard library's queue: its caller tells what is waited for.
+_QUEUE = "sqlalchemy/util/queue.py"
 _STDLIB = queue.__file__.replace("\\", "/").rpartition("/")[0] + "/"
 
 
@@ -128,15 +131,20 @@ def _place(innermost: FrameType) -> tuple[str, str | None]:
 
 @lru_cache(maxsize=1024)
 def _short(path: str) -> tuple[str, str]:
-    """Return a path as it would be imported, and whose it is: "stdlib", "package" or "app"."""
+    """Return a path as it would be imported, and whose it is: "stdlib", "package" or "app".
+
+    What a package has generated, or copied from it, counts as the standard library too.
+    """
     for packages in _package_folders():
         if path.startswith(packages):
-            return path[len(packages) :], "package"
+            short = path[len(packages) :]
+            return short, "stdlib" if short == _QUEUE else "package"
     if path.startswith(_STDLIB):
         return path[len(_STDLIB) :], "stdlib"
-    if path.startswith("<frozen"):
+    if path.startswith("<") and path not in ("<string>", "<stdin>"):
         return path, "stdlib"
-    folders = [f.replace("\\", "/").rstrip("/") + "/" for f in sys.path if f]
+    # Relative ones, and "" for the current folder: servers put them there to find the app.
+    folders = [os.path.abspath(f).replace("\\", "/").rstrip("/") + "/" for f in sys.path]
     best = max((f for f in folders if path.startswith(f)), key=len, default="")
     return path[len(best) :], "app"
 
