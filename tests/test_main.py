@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from support import run, run_python
+from support import child_environment, run, run_python
 
 HEAVY = """
 import sys
@@ -53,6 +56,42 @@ class TestMain:
         assert shown.returncode == 0
         assert "doctor" in shown.stdout
         assert "demo" in shown.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGPIPE")
+class TestNobodyReads:
+    @pytest.mark.parametrize(
+        ("word", "unbuffered"), [("doctor", None), ("doctor", "1"), ("--help", None)]
+    )
+    def test_ends_quietly(self, wheel_python, word, unbuffered, tmp_path):
+        """Where the reader has gone (`doctor | head -1`), it ends as others do: no traceback."""
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            done = subprocess.run(
+                [str(wheel_python), "-m", "fastapi_overflow", word],
+                stdout=write,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=child_environment({"PYTHONUNBUFFERED": unbuffered}),
+                cwd=tmp_path,
+                timeout=60,
+            )
+        finally:
+            os.close(write)
+        assert done.stderr == ""
+        assert done.returncode == 141
+
+    def test_other_pipes_are_told(self, wheel_python):
+        """A broken pipe of something else is no reason to be quiet."""
+        code = (
+            "import fastapi_overflow.__main__ as m, fastapi_overflow._doctor as d\n"
+            "def run(**_): raise BrokenPipeError('elsewhere')\n"
+            "d.run = run\n"
+            "m.main(['doctor'])"
+        )
+        done = run_python(wheel_python, code, timeout=60)
+        assert "BrokenPipeError: elsewhere" in done.stderr
 
 
 class TestWrongUsage:

@@ -8,14 +8,34 @@ or patched on its behalf.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 MOST_REQUESTS = 10_000
 
+ENDED_BY_SIGPIPE = 128 + 13  # what a shell tells of a program that nobody reads any longer
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code: 0 yes, 1 no, 2 wrong usage or settings."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here, where the error can be caught, not at the interpreter's end
+    except BrokenPipeError:
+        # Whoever reads has seen enough (`doctor | head -1`), unless the pipe was another one.
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            # What is still in the buffer would fail once more when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ENDED_BY_SIGPIPE
+        raise
+
+
+def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "doctor")
