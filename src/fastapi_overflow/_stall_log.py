@@ -85,7 +85,7 @@ class StallLog:
                     "limit": view.limit,
                     "waiting_first": view.waiting_first,
                     "waiting_later": view.waiting_later,
-                    "seconds": seconds,
+                    "seconds": round(seconds, 3),
                     "stacks": [vars(group) for group in groups],
                     "pinned": pinned,
                     "suppressed": suppressed,
@@ -107,7 +107,7 @@ class StallLog:
                 grown,
                 extra={
                     "event": "stall_end",
-                    "seconds": seconds,
+                    "seconds": round(seconds, 3),
                     "threads_grown": grown,
                     "threads": pool.view().taken,
                     "deadlocks_averted": pool.counters.deadlocks_averted,
