@@ -32,7 +32,7 @@ class Counters:
     :ivar waits: hops that had to wait for a token, those still waiting included
     :ivar seconds_waited: by hops whose wait has ended, be it cancelled
     :ivar reserve_used: tokens of the reserve that were given out
-    :ivar stalls: see StallWatch
+    :ivar stalls: see `_episode`
     :ivar threads_grown: hops that got a thread beyond the limit
     :ivar deadlocks_averted: see `_episode`
     :ivar peak_threads: most tokens taken at once

@@ -151,7 +151,7 @@ class Episodes:
             self._freed = now
         if self._freed is None or (self._ahead is None and self._lent):
             return
-        if self._ahead is not None and not self._averted:
+        if self._ahead is not None:
             after = self._freed - self._ahead
             if -self._pool.stall_seconds <= after <= FREED_AFTER:
                 self._pool.counters.deadlocks_averted += 1
