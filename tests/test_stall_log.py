@@ -22,7 +22,7 @@ from fastapi_overflow import (
     stats,
 )
 from fastapi_overflow._hops import current_limiter
-from observed import busy, deadlock, lose_token, request, until
+from observed import busy, calm, deadlock, lose_token, request, until
 from support import run_python
 
 pytestmark = pytest.mark.anyio
@@ -134,6 +134,38 @@ class TestWhatIsTold:
 
             await until(moves, "its end")
             await until(lambda: stats().stalls == 2, "another stall")
+
+
+class TestStacksRead:
+    async def test_not_at_each_look(self, monkeypatch):
+        """However often a stalled pool is looked at, the stacks are read at long intervals."""
+        calm(3)
+        episodes = current_limiter()._stall.episodes
+        read = []
+        monkeypatch.setattr(_stacks, "hop_frames", lambda loop: read.append(loop) or [])
+        async with busy(3):
+            for _ in range(5):
+                episodes.stalled_look(0.001)
+                episodes.grown()
+            episodes.moved()
+            episodes.over()
+        assert len(read) == 1
+
+    async def test_not_without_a_stall(self, monkeypatch):
+        """While hops finish no stack is read, though others wait."""
+        set_thread_limit(3)
+        read = []
+        monkeypatch.setattr(_stacks, "hop_frames", lambda loop: read.append(loop) or [])
+        async with busy(4):
+            watch = current_limiter()._stall
+            before = watch._calm
+
+            def moves():
+                current_limiter()._finished += 1
+                return watch._calm > before
+
+            await until(moves, "a look that saw a hop finish")
+            assert len(read) <= stats().stalls
 
 
 class TestStallBegins:
