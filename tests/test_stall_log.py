@@ -151,22 +151,6 @@ class TestStacksRead:
             episodes.over()
         assert len(read) == 1
 
-    async def test_not_without_a_stall(self, monkeypatch):
-        """While hops finish no stack is read, though others wait."""
-        set_thread_limit(3)
-        read = []
-        monkeypatch.setattr(_stacks, "hop_frames", lambda loop: read.append(loop) or [])
-        async with busy(4):
-            watch = current_limiter()._stall
-            before = watch._calm
-
-            def moves():
-                current_limiter()._finished += 1
-                return watch._calm > before
-
-            await until(moves, "a look that saw a hop finish")
-            assert len(read) <= stats().stalls
-
 
 class TestStallBegins:
     async def test_warning(self, told, at_once):
