@@ -85,6 +85,14 @@ def python_of(contestant: Contestant, fastapi: str) -> Path:
     return python
 
 
+def wrapt_python(fastapi: str) -> Path:
+    """Return the Python of an environment whose `.pth` imports wrapt, as instrumentation does."""
+    python = python_of(Contestant("import wrapt", ("wrapt",)), fastapi)
+    (packages,) = python.parent.parent.glob("lib/python*/site-packages")
+    (packages / "benchmark.pth").write_text("import wrapt\n")
+    return python
+
+
 def versions(python: Path) -> dict[str, str]:
     """Return what is installed in an environment."""
     code = (

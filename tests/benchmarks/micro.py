@@ -149,12 +149,12 @@ def queues(python: str) -> list[dict[str, Any]]:
     return [queue(python, *kind, waiting) for kind in kinds for waiting in WAITING]
 
 
-def start_up(python: str, code: str) -> int | None:
+def start_up(python: str, code: str, disable: bool = False) -> int | None:
     """Return the instructions that a Python needs for a piece of code."""
     if shutil.which("valgrind") is None:
         return None
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", python, "-c", code]
-    env = environment(disable=False)
+    env = environment(disable)
     subprocess.run([python, "-c", code], env=env, check=True, timeout=60)  # bytecode
     try:
         done = subprocess.run(

@@ -20,7 +20,7 @@ import charts
 import micro
 import tables
 from cells import CONNECTIONS, LOADS, Cell, measure
-from contestants import CONTESTANTS, Contestant, python_of, versions
+from contestants import CONTESTANTS, python_of, versions, wrapt_python
 from database import postgres
 from processes import POOL_TIMEOUT, Site
 
@@ -134,7 +134,7 @@ def main() -> None:
     }
     ours, stock = pythons["this package"], pythons["stock"]
     if not args.quick and not args.only and not args.skip_micro:
-        report["micro"] = micro.everything(str(stock), str(ours), _wrapt_python(args.fastapi))
+        report["micro"] = micro.everything(str(stock), str(ours), str(wrapt_python(args.fastapi)))
         print(f"micro: {time.monotonic() - start:.0f} s", flush=True)
     try:
         report["timeline"] = timelines(by_name["stock"], by_name["this package"])
@@ -153,14 +153,6 @@ def main() -> None:
     (args.into / "results.md").write_text(tables.document(report))
     charts.draw(report, args.into)
     print(f"{report['minutes']} minutes; see {args.into / 'results.md'}")
-
-
-def _wrapt_python(fastapi: str) -> str:
-    """Return the Python of an environment whose `.pth` imports wrapt, as instrumentation does."""
-    python = python_of(Contestant("import wrapt", ("wrapt",)), fastapi)
-    (packages,) = python.parent.parent.glob("lib/python*/site-packages")
-    (packages / "benchmark.pth").write_text("import wrapt\n")
-    return str(python)
 
 
 def _rounded(value: Any) -> Any:

@@ -1,0 +1,93 @@
+"""Measure what the package adds to the start of Python and to `import fastapi`: run by itself.
+
+    python tests/benchmarks/start_up.py
+
+Prints a table in Markdown for the Python that runs it, with the wheel of this checkout in an
+environment of its own. It must never compare environments that differ in more than the package.
+Instructions are counted by callgrind, to be had by `apt-get install valgrind`: they vary by less
+than 0.1 %. Times are medians of runs in turn and vary by far more. Nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import micro
+from contestants import Contestant, python_of, versions, wrapt_python
+from tables import table
+
+CODES = {"`python -c pass`": "pass", "`import fastapi`": "import fastapi"}
+TIMEOUT = 60  # seconds for a run outside of callgrind
+
+# Name, key of the environment, whether the package is disabled.
+ROWS = (
+    ("without", "stock", False),
+    ("with it", "ours", False),
+    ("with it, disabled", "ours", True),
+    ("without, `import wrapt` in a `.pth`", "wrapt", False),
+)
+
+
+def environments(fastapi: str) -> dict[str, Path]:
+    """Return the Python of each environment, made if need be."""
+    return {
+        "stock": python_of(Contestant("stock"), fastapi),
+        "ours": python_of(Contestant("this package", ("WHEEL",)), fastapi),
+        "wrapt": wrapt_python(fastapi),
+    }
+
+
+def milliseconds(pythons: dict[str, Path], code: str, runs: int) -> list[float]:
+    """Return the median time of each row, all run in turn."""
+    seen: list[list[float]] = [[] for _ in ROWS]
+    for _ in range(runs):
+        for (_, key, disable), times in zip(ROWS, seen, strict=True):
+            start = time.perf_counter()
+            subprocess.run(
+                [pythons[key], "-c", code],
+                env=micro.environment(disable),
+                timeout=TIMEOUT,
+                check=True,
+            )
+            times.append((time.perf_counter() - start) * 1000)
+    return [statistics.median(times) for times in seen]
+
+
+def rows(pythons: dict[str, Path], what: str, code: str, runs: int) -> list[list[str]]:
+    counts = [micro.start_up(str(pythons[key]), code, disable) for _, key, disable in ROWS]
+    times = milliseconds(pythons, code, runs)
+    return [
+        [
+            f"{what} {name}",
+            f"{count / 1e6:,.2f}" if count else "not counted",
+            f"{count / counts[0]:.4f}" if count and counts[0] else "",
+            f"{ms:.1f}",
+            f"{ms / times[0]:.2f}",
+        ]
+        for (name, _, _), count, ms in zip(ROWS, counts, times, strict=True)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--fastapi", default="0.165.0", help="version (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=15, help="for a time (default: %(default)s)")
+    args = parser.parse_args()
+    if shutil.which("valgrind") is None:
+        print("No instructions are counted: apt-get install valgrind\n")
+    pythons = environments(args.fastapi)
+    found = [row for what, code in CODES.items() for row in rows(pythons, what, code, args.runs)]
+    print(table(["", "million instructions", "ratio", "ms", "ratio"], found))
+    installed = versions(pythons["ours"])
+    told = ", ".join(f"{name} {installed[name]}" for name in ("fastapi", "starlette", "wrapt"))
+    print(f"Python {platform.python_version()}, {told}.")
+
+
+if __name__ == "__main__":
+    main()
