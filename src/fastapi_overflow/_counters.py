@@ -9,21 +9,11 @@ token its lease has kept, and it never decides anything.
 from typing import NamedTuple
 
 
-class View(NamedTuple):
-    """How a pool stands, for those who look."""
+class Progress(NamedTuple):
+    """How many hops have finished, by the kind of their token."""
 
-    limit: float
-    regular: float  # tokens of the limit that are not of the reserve
-    running: int
-    lingering: int
-    extra: int  # tokens of the reserve or of the growth that are out
-    waiting_first: int
-    waiting_later: int
-    finished: int
-
-    @property
-    def taken(self) -> int:
-        return self.running + self.lingering
+    regular: int
+    extra: int
 
 
 class Counters:

@@ -19,16 +19,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ._clock import current_clock
-from ._counters import Counters, View
+from ._counters import Counters, Progress
 from ._lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease, current_lease
 from ._linger import Lingering
 from ._queue import Waiter, WaiterQueue, copied
-from ._stall import Progress, StallWatch
+from ._stall import StallWatch
 from ._tokens import Tokens
+
+if TYPE_CHECKING:
+    from ._view import View
 
 ALREADY_HOLDING = "this borrower is already holding one of this CapacityLimiter's tokens"  # anyio's
 
@@ -339,6 +342,8 @@ class TokenPool(Tokens):
         return self._stall.episodes.stalled
 
     def view(self) -> View:
+        from ._view import View
+
         return View(
             self._total,
             self._regular,

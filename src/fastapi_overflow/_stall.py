@@ -6,13 +6,14 @@ nothing while nobody waits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ._clock import Clock
 from ._episode import Episodes
 from ._growth import Growth
 
 if TYPE_CHECKING:
+    from ._counters import Progress
     from ._pool import TokenPool
 
 # Turns of the loop between the end of a hop in its thread and its end in the pool.
@@ -30,13 +31,6 @@ HASTE = 32
 # Looks' time, at the usual frequency, in which hops must have finished without a break until there
 # is no more haste. A guess, as long as the above.
 CALM_LOOKS = 20
-
-
-class Progress(NamedTuple):
-    """How many hops have finished, by the kind of their token."""
-
-    regular: int
-    extra: int
 
 
 class StallWatch:

@@ -14,8 +14,8 @@ from ._settings import logger
 
 if TYPE_CHECKING:
     from . import _stacks
-    from ._counters import View
     from ._pool import TokenPool
+    from ._view import View
 
 SECONDS_BETWEEN = 60.0
 

@@ -22,7 +22,12 @@ import micro
 from contestants import Contestant, python_of, versions, wrapt_python
 from tables import table
 
-CODES = {"`python -c pass`": "pass", "`import fastapi`": "import fastapi"}
+CODES = {
+    "`python -c pass`": "pass",
+    "`import fastapi`": "import fastapi",
+    # FastAPI leaves that to its server from Python 3.13 on, wrapt doesn't: all who serve need it.
+    "`import asyncio, fastapi`": "import asyncio, fastapi",
+}
 TIMEOUT = 60  # seconds for a run outside of callgrind
 
 # Name, key of the environment, whether the package is disabled.
