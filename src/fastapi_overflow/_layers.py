@@ -14,9 +14,6 @@ from typing import Any
 
 import wrapt
 
-# What a function that somebody has in a variable may be.
-FUNCTIONS = (FunctionType, MethodType, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
-
 PYTHON = os.path.dirname(os.__file__)  # where the standard library is
 
 
@@ -48,12 +45,13 @@ def _wrapped_by(layer: Any) -> Iterator[Any]:
     # Whoever takes our function from its class gets it bound, by an object made for that.
     yield getattr(layer, "_self_parent", None)
     # Not all say what they wrap: sentry-sdk has it in a variable of the function around.
+    functions = (FunctionType, MethodType, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
     for cell in getattr(layer, "__closure__", None) or ():
         try:
             value = cell.cell_contents
         except ValueError:
             continue  # no value yet
-        if issubclass(type(value), FUNCTIONS):
+        if issubclass(type(value), functions):
             yield value
 
 
