@@ -19,7 +19,7 @@ from fastapi_overflow._demo.client import Load
 from fastapi_overflow._demo.report import Comparison, Run
 from support import make_venv, run, run_python, started, tail
 
-DEADLOCK = 100  # requests: 40 take all threads, the others do the rest
+DEADLOCK = 200  # requests, the default: 40 take all threads, the others do the rest
 FEW = 5  # requests: no deadlock, no waiting
 
 
