@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 # SQLAlchemy's default pool, 5 and 10 more, with less patience than its 30 seconds.
-engine = create_engine(os.environ["DATABASE_URL"], pool_timeout=5)
+engine = create_engine(os.environ["DATABASE_URL"], pool_timeout=3)
 app = FastAPI()
 
 
