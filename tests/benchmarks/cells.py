@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from processes import POOL_TIMEOUT, Sampler, Site
+from processes import Sampler, Site
 
 HERE = Path(__file__).parent
 
@@ -27,8 +27,8 @@ LOADS = {
     "g": ("plain", "/plain"),
 }
 CONNECTIONS = (10, 100, 500, 2000)
-SILENCE = POOL_TIMEOUT + 1  # seconds without any answer: a deadlock, or as good as one
-PER_SECOND = 200  # requests that the slowest server takes in: so much longer may it be silent
+SILENCE = 2  # seconds without any answer: a deadlock, or as good as one
+PER_SECOND = 250  # requests that the slowest server takes in: so much longer may it be silent
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def measure(
         command = (
             *(sys.executable, HERE / "client.py", "--port", port, "--paths", LOADS[cell.load][1]),
             *("--connections", cell.connections, "--seconds", seconds),
-            *("--silence", SILENCE + extra, "--cap", seconds + 5 + extra),
+            *("--silence", SILENCE + extra, "--cap", seconds + 3 + extra),
             *(("--probe", 1) if cell.load == "f" else ()),
             *(("--timeline",) if watch else ()),
         )

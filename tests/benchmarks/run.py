@@ -114,7 +114,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=14, help="start no cell after that")
     parser.add_argument("--fastapi", default="0.165.0")
     parser.add_argument("--only", choices=sorted(LOADS), metavar="LOAD", help="a to g")
-    parser.add_argument("--skip-micro", action="store_true")
+    parser.add_argument(
+        "--part", choices=("all", "grid", "micro"), default="all", help="the other's results stay"
+    )
     parser.add_argument("--into", type=Path, default=HERE / "results")
     args = parser.parse_args()
     start = time.monotonic()
@@ -132,27 +134,31 @@ def main() -> None:
         "seconds": args.seconds,
         "versions": {c.name: versions(pythons[c.name]) for c in CONTESTANTS},
     }
+    previous = args.into / "results.json"
+    if args.part != "all" and previous.exists():
+        report = json.loads(previous.read_text()) | report
     ours, stock = pythons["this package"], pythons["stock"]
-    if not args.quick and not args.only and not args.skip_micro:
+    if not args.quick and not args.only and args.part != "grid":
         report["micro"] = micro.everything(str(stock), str(ours), str(wrapt_python(args.fastapi)))
         print(f"micro: {time.monotonic() - start:.0f} s", flush=True)
-    try:
-        report["timeline"] = timelines(by_name["stock"], by_name["this package"])
-        results = measure_all(
-            sites, grid(args.only, args.quick), rounds, args.seconds, start + 60 * args.minutes
-        )
-    finally:
-        for site in sites:
-            site.close()
-    report["cells"] = {
-        name: {key: median(seen) for key, seen in found.items()} for name, found in results.items()
-    }
-    report["minutes"] = round((time.monotonic() - start) / 60, 1)
+    if args.part != "micro":
+        try:
+            report["timeline"] = timelines(by_name["stock"], by_name["this package"])
+            until = start + 60 * args.minutes
+            results = measure_all(sites, grid(args.only, args.quick), rounds, args.seconds, until)
+        finally:
+            for site in sites:
+                site.close()
+        report["cells"] = {
+            name: {key: median(seen) for key, seen in found.items()}
+            for name, found in results.items()
+        }
+        report["minutes"] = round((time.monotonic() - start) / 60, 1)
     args.into.mkdir(exist_ok=True)
     (args.into / "results.json").write_text(json.dumps(_rounded(report), indent=1) + "\n")
     (args.into / "results.md").write_text(tables.document(report))
     charts.draw(report, args.into)
-    print(f"{report['minutes']} minutes; see {args.into / 'results.md'}")
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes; see {args.into / 'results.md'}")
 
 
 def _rounded(value: Any) -> Any:

@@ -59,7 +59,7 @@ database share its cores, so throughput is that of the whole.
 
 The load generator keeps so many connections open and sends each its next request when it has its
 answer, for {report["seconds"]:g} s; what is under way then is waited for, but not for ever. Without
-an answer {5 + report["seconds"]:g} s after the start, or after {SILENCE} s in which nothing at all
+an answer {3 + report["seconds"]:g} s after the start, or after {SILENCE} s in which nothing at all
 is answered (both a second more per {PER_SECOND} connections), requests count as failed.
 SQLAlchemy's default pool: 5 connections and 10 more; its `pool_timeout` is lowered from 30 s to
 {timeout} s for all, so that a deadlock shows in reasonable time. A query takes 5 ms (`pg_sleep`).
