@@ -226,3 +226,15 @@ class TestOthers:
         assert not fastapi_overflow.patched()
         """
         child(code)
+
+    def test_who_puts_a_mock_there_is_told(self, child):
+        """The same with a mock, as tests do, which has whatever attribute it is asked for."""
+        code = """
+        import starlette.applications, starlette.concurrency, fastapi_overflow
+        from unittest.mock import patch, Mock, AsyncMock
+        for mock in (Mock(), AsyncMock()):
+            with patch("starlette.concurrency.run_in_threadpool", mock):
+                assert not fastapi_overflow.patched()
+            assert fastapi_overflow.patched()
+        """
+        child(code)

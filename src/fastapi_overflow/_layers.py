@@ -1,7 +1,7 @@
 """Where a function has got to: who holds it, and who has wrapped it.
 
-Called by the patch, and whenever somebody asks whether the app is protected. It must never run
-code of the objects it comes across: they are anybody's.
+Called by the patch, and whenever somebody asks whether the app is protected. It must never touch
+what it finds in a module or a variable, unless that is a function: it is anybody's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import wrapt
 
+MOST_LAYERS = 100  # a mock has another attribute in each of its attributes, without end
 PYTHON = os.path.dirname(os.__file__)  # where the standard library is
 
 
@@ -29,7 +30,7 @@ def leads_to(function: Any, targets: set[int]) -> bool:
     """Tell whether a function is one of `targets`, by id, or wrapped around one."""
     layers = [function]
     seen: dict[int, Any] = {}  # and kept, for the id
-    while layers:
+    while layers and len(seen) < MOST_LAYERS:
         layer = layers.pop()
         if id(layer) in targets:
             return True
