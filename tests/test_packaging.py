@@ -218,3 +218,22 @@ class TestWaysToRun:
         app = shutil.make_archive(str(tmp_path / "app"), "zip", folder)
         app = Path(app).rename(tmp_path / "app.pyz")
         assert run(environment.python, app, timeout=TIMEOUT, check=True).stdout == "True\n"
+
+    def test_package_in_a_zip_file(self, environment, dependencies, tmp_path):
+        """With everything in one zip file, which has no .pth, patch() protects all the same."""
+        folder = tmp_path / "content"
+        shutil.copytree(environment.package, folder / "fastapi_overflow")
+        for entry in dependencies.iterdir():
+            if entry.name.startswith(("anyio", "idna", "sniffio", "starlette", "typing_", "wrapt")):
+                copy = shutil.copytree if entry.is_dir() else shutil.copy
+                copy(entry, folder / entry.name)
+        (folder / "__main__.py").write_text(
+            "import fastapi_overflow\n"
+            "assert '.pyz' in fastapi_overflow.__file__\n"
+            "fastapi_overflow.patch()\n"
+            "print(fastapi_overflow.patched())\n"
+        )
+        app = Path(shutil.make_archive(str(tmp_path / "app"), "zip", folder))
+        app = app.rename(tmp_path / "app.pyz")
+        done = run(environment.python, "-I", "-S", app, timeout=TIMEOUT, check=True)
+        assert (done.stdout, done.stderr) == ("True\n", "")
