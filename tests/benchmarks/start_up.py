@@ -15,6 +15,7 @@ import platform
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,21 +23,21 @@ import micro
 from contestants import Contestant, python_of, versions, wrapt_python
 from tables import table
 
+# Key of the environment, whether the package is disabled.
+ROWS = {
+    "without": ("stock", False),
+    "with it": ("ours", False),
+    "with it, disabled": ("ours", True),
+    "without, `import wrapt` in a `.pth`": ("wrapt", False),
+}
+START, IMPORT = list(ROWS), list(ROWS)[:3]
 CODES = {
-    "`python -c pass`": "pass",
-    "`import fastapi`": "import fastapi",
-    # FastAPI leaves that to its server from Python 3.13 on, wrapt doesn't: all who serve need it.
-    "`import asyncio, fastapi`": "import asyncio, fastapi",
+    "pass": START,
+    "import fastapi": IMPORT,
+    # From Python 3.13 on FastAPI leaves asyncio to its server; wrapt doesn't, and all need it.
+    "import asyncio, fastapi": IMPORT,
 }
 TIMEOUT = 60  # seconds for a run outside of callgrind
-
-# Name, key of the environment, whether the package is disabled.
-ROWS = (
-    ("without", "stock", False),
-    ("with it", "ours", False),
-    ("with it, disabled", "ours", True),
-    ("without, `import wrapt` in a `.pth`", "wrapt", False),
-)
 
 
 def environments(fastapi: str) -> dict[str, Path]:
@@ -50,32 +51,33 @@ def environments(fastapi: str) -> dict[str, Path]:
 
 def milliseconds(pythons: dict[str, Path], code: str, runs: int) -> list[float]:
     """Return the median time of each row, all run in turn."""
-    seen: list[list[float]] = [[] for _ in ROWS]
+    seen: list[list[float]] = [[] for _ in CODES[code]]
     for _ in range(runs):
-        for (_, key, disable), times in zip(ROWS, seen, strict=True):
+        for name, times in zip(CODES[code], seen, strict=True):
+            key, disable = ROWS[name]
+            command, env = [pythons[key], "-c", code], micro.environment(disable)
             start = time.perf_counter()
-            subprocess.run(
-                [pythons[key], "-c", code],
-                env=micro.environment(disable),
-                timeout=TIMEOUT,
-                check=True,
-            )
+            subprocess.run(command, env=env, timeout=TIMEOUT, check=True)
             times.append((time.perf_counter() - start) * 1000)
     return [statistics.median(times) for times in seen]
 
 
-def rows(pythons: dict[str, Path], what: str, code: str, runs: int) -> list[list[str]]:
-    counts = [micro.start_up(str(pythons[key]), code, disable) for _, key, disable in ROWS]
+def rows(pythons: dict[str, Path], code: str, runs: int) -> list[list[str]]:
+    names = CODES[code]
+    counts = [
+        micro.start_up(str(pythons[key]), code, disable)
+        for key, disable in (ROWS[name] for name in names)
+    ]
     times = milliseconds(pythons, code, runs)
     return [
         [
-            f"{what} {name}",
+            f"`python -c '{code}'` {name}",
             f"{count / 1e6:,.2f}" if count else "not counted",
             f"{count / counts[0]:.4f}" if count and counts[0] else "",
             f"{ms:.1f}",
             f"{ms / times[0]:.2f}",
         ]
-        for (name, _, _), count, ms in zip(ROWS, counts, times, strict=True)
+        for name, count, ms in zip(names, counts, times, strict=True)
     ]
 
 
@@ -87,7 +89,10 @@ def main() -> None:
     if shutil.which("valgrind") is None:
         print("No instructions are counted: apt-get install valgrind\n")
     pythons = environments(args.fastapi)
-    found = [row for what, code in CODES.items() for row in rows(pythons, what, code, args.runs)]
+    found = []
+    for code in CODES:
+        print(f"{code} ...", file=sys.stderr)
+        found += rows(pythons, code, args.runs)
     print(table(["", "million instructions", "ratio", "ms", "ratio"], found))
     installed = versions(pythons["ours"])
     told = ", ".join(f"{name} {installed[name]}" for name in ("fastapi", "starlette", "wrapt"))
