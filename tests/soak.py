@@ -217,7 +217,13 @@ class Soak:
         await anyio.sleep(IDLE)
         for _ in range(3):
             await self.client.get("/classic")
-        return (await self.client.get("/idle")).json()
+        deadline = time.monotonic() + IDLE
+        while True:
+            state = (await self.client.get("/idle")).json()
+            # FastAPI closes a request's session when the response has been sent.
+            if not (state["connections"] or state["borrowed"]) or time.monotonic() > deadline:
+                return state
+            await anyio.sleep(0.1)
 
 
 def findings(soak: Soak, rests: list[dict[str, float]]) -> list[str]:
