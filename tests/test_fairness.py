@@ -103,26 +103,29 @@ class TestQueue:
                 ]
                 hops[ended].end()
 
-    async def test_not_overtaken(self, monkeypatch):
-        """Later hops that come after a new request take no regular thread before it."""
-        limiter, _ = make_limiter(monkeypatch, 3)
+    async def test_not_shut_out(self, monkeypatch):
+        """Requests at their second hop and new ones take turns: neither waits for all others."""
+        limiter, _ = make_limiter(monkeypatch, 3, reserve=0)
         async with requests(limiter) as group:
-            early = [Request(limiter, group, hops=1) for _ in range(3)]
-            late = [Request(limiter, group, hops=1) for _ in range(3)]
+            under_way = [Request(limiter, group, hops=1) for _ in range(6)]
             await settle(limiter)
-            busy = [request.hop() for request in early]
+            busy = [request.hop() for request in under_way[:3]]
             await settle(limiter)
-            (first,) = first_hops(limiter, group, 1)
+            new = first_hops(limiter, group, 3)
             await settle(limiter)
-            after = [request.hop() for request in late]
-            for request in (*early, *late):
+            second = [request.hop() for request in under_way[3:]]
+            for request in under_way:
                 request.finish()
             await settle(limiter)
-            for hop in busy:
-                hop.end()
+            order = []
+            busy[0].end()
+            for _ in range(6):
                 await settle(limiter)
-            assert first.running
-            end_all([first, *after])
+                hop = next(hop for hop in (*new, *second) if hop.running)
+                order.append(hop in second)
+                hop.end()
+            assert order in ([True, False] * 3, [False, True] * 3)
+            end_all(busy)
 
 
 class TestReserve:

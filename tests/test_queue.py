@@ -80,6 +80,30 @@ class TestOrder:
             queue.remove(each)
 
 
+class TestTurns:
+    def test_in_turn(self):
+        """First and later hops take turns, the oldest of each, as long as there are both."""
+        queue = WaiterQueue()
+        first, later = ([waiter(depth) for _ in range(3)] for depth in (0, 1))
+        for each in (*first, *later, late := waiter(0)):
+            queue.add(each)
+        served = []
+        while queue.size:
+            served.append(queue.in_turn())
+            queue.remove(served[-1])
+        assert served == [later[0], first[0], later[1], first[1], later[2], first[2], late]
+
+    def test_later_only(self):
+        """Without first hops later ones are served in the order in which they came."""
+        queue = WaiterQueue()
+        waiters = [waiter(depth) for depth in (1, MANY_HOPS, 1)]
+        for each in waiters:
+            queue.add(each)
+        for each in waiters:
+            assert queue.in_turn() is each
+            queue.remove(each)
+
+
 class TestSize:
     def test_stale_entries(self):
         """However many come and give up, what is kept stays in proportion to who waits."""

@@ -40,8 +40,9 @@ class TokenPool(Tokens):
     """The tokens of one event loop: who has one, who waits, who is next.
 
     First hops take the regular tokens (`limit - reserve`), later hops all of them. Regular tokens
-    go to requests under way first, then by age; those of the reserve to the later hop of the
-    request that has made most hops, the likeliest to hold what the others wait for. When the pool
+    go to requests under way first, then to others under way and new ones in turn; those of the
+    reserve to the later hop of the request that has made most hops, the likeliest to hold what the
+    others wait for. When the pool
     stalls, later hops get extra tokens beyond the limit, 1, 2, 4, ... until hops finish again; they
     are not replaced when they are given back.
     """
@@ -283,7 +284,7 @@ class TokenPool(Tokens):
         waiters = self._waiters
         while waiters.size:
             if self._regular_is_free():
-                self._admit(waiters.under_way() or waiters.oldest())
+                self._admit(waiters.under_way() or waiters.in_turn())
             elif waiters.later and self._reserve_is_free():
                 self._admit(waiters.deepest(), extra=True)
             elif self._owed and self._reserve_is_free():

@@ -14,8 +14,9 @@ class Shape:
     :ivar kind: "http", "websocket" or "upload"
     :ivar slow: the client takes its time with each piece of the answer
     :ivar control: works without the package too
-    :ivar grows: hops wait for hops of the same request, more of them than the reserve has threads,
-        so the pool stalls by itself and must grow beyond the limit
+    :ivar grows: the pool stalls by itself and must grow beyond the limit: hops wait for hops of the
+        same request, more of them than the reserve has threads, or requests that take a connection
+        at their second hop get the reserve while all that have one are away
     """
 
     app: str
@@ -39,7 +40,7 @@ SHAPES = {
     "one hop": Shape(CLASSIC, "/control/one-hop", control=True),
     # async with sync hops
     "async endpoint": Shape(CLASSIC, "/async"),
-    "async endpoint with pauses": Shape(CLASSIC, "/async/pauses"),
+    "async endpoint with pauses": Shape(CLASSIC, "/async/pauses", grows=True),
     "async endpoint, anyio's run_sync": Shape(CLASSIC, "/async/anyio"),
     "async dependency with a pause": Shape(CLASSIC, "/async/dependency"),
     "hops side by side": Shape(CLASSIC, "/async/gather"),
