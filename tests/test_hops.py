@@ -16,6 +16,7 @@ from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 import fastapi_overflow
+from limiter_tools import as_request
 
 fastapi_overflow.patch()  # for installations without the hook
 
@@ -292,3 +293,93 @@ class TestAnyio:
         """A hop may be described first and awaited later."""
         hop = to_thread.run_sync(threading.get_ident)
         assert await hop != threading.get_ident()
+
+
+class TestOwnLimiter:
+    """Hops of a request with a limiter of the caller's, as FastAPI leaves a sync dependency."""
+
+    @pytest.fixture
+    async def tokens(self):
+        """Return a limiter, and a function that counts the tokens that are out: its, and ours."""
+        own, ours = anyio.CapacityLimiter(1), limiter()
+        return own, lambda: (own.borrowed_tokens, ours.borrowed_tokens)
+
+    async def test_keeps_the_thread(self, tokens, anyio_backend_name):
+        """It counts as the request's own thread, which no other request gets before it ends."""
+        own, count = tokens
+        seen = []
+
+        async def request():
+            await to_thread.run_sync(count)
+            seen.append(await to_thread.run_sync(count, limiter=own))
+            seen.append(count())
+            seen.append(await to_thread.run_sync(count))
+
+        with anyio.fail_after(SECONDS):
+            await as_request(limiter(), request)
+        kept = 0 if anyio_backend_name == "trio" else 1
+        assert seen == [(1, kept), (0, 0), (0, 1)]
+        assert count() == (0, 0)
+
+    async def test_keeps_none_while_it_waits(self, tokens):
+        """While it waits for that limiter, the thread goes to another request."""
+        own, count = tokens
+        limiter().total_tokens = 1
+        own.acquire_on_behalf_of_nowait(self)
+        first = anyio.Event()
+
+        async def request():
+            await to_thread.run_sync(count)
+            first.set()
+            assert await to_thread.run_sync(count, limiter=own) == (1, 0)
+
+        with anyio.fail_after(SECONDS):
+            async with anyio.create_task_group() as group:
+                group.start_soon(as_request, limiter(), request)
+                await first.wait()
+                await as_request(limiter(), to_thread.run_sync, count)
+                own.release_on_behalf_of(self)
+        assert count() == (0, 0)
+
+    async def test_cancelled_while_it_waits(self, tokens):
+        """Cancelled while it waits it leaves nothing behind."""
+        own, count = tokens
+        own.acquire_on_behalf_of_nowait(self)
+
+        async def request():
+            await to_thread.run_sync(count)
+            with anyio.move_on_after(0.01):
+                await to_thread.run_sync(count, limiter=own)
+
+        with anyio.fail_after(SECONDS):
+            await as_request(limiter(), request)
+        own.release_on_behalf_of(self)
+        assert count() == (0, 0)
+        assert own.statistics().tasks_waiting == 0
+
+    async def test_raises(self, tokens):
+        """What the function raises is raised, and both tokens are given back."""
+        own, count = tokens
+
+        def fail():
+            raise KeyError("function's")
+
+        async def request():
+            await to_thread.run_sync(count)
+            with pytest.raises(KeyError, match="function's"):
+                await to_thread.run_sync(fail, limiter=own)
+            assert count() == (0, 0)
+
+        await as_request(limiter(), request)
+
+    async def test_ours(self):
+        """Our limiter may be named like any other: a token is taken once."""
+        ours = limiter()
+
+        async def request():
+            for _ in range(3):
+                count = await to_thread.run_sync(lambda: ours.borrowed_tokens, limiter=ours)
+                assert count == 1
+
+        await as_request(ours, request)
+        assert ours.borrowed_tokens == 0

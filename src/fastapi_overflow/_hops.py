@@ -15,7 +15,7 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 
 from . import _settings
-from ._lease import current_lease
+from ._lease import LINGERING, Lease, current_lease
 from ._limiter import OverflowLimiter
 from ._pool import TokenPool
 from ._startup import disabled
@@ -112,6 +112,37 @@ class _Hop(partial[Any]):
         return getattr(current_limiter(), name)
 
 
+class _WithOwnLimiter:
+    """As `limiter=` of anyio's run_sync the caller's own one, with the request's token kept beside.
+
+    FastAPI leaves a sync dependency so. The caller's limiter alone decides when the hop runs; the
+    token that lingers meanwhile stays with the lease until the hop ends. Let go, it would admit the
+    next request, only for that to wait for the connection which this hop is about to give back:
+    there were 55 threads instead of 44, and 4 % fewer requests a second.
+    """
+
+    __slots__ = ("_kept", "_lease", "_limiter")
+
+    def __init__(self, limiter: Any, lease: Lease) -> None:
+        self._limiter = limiter
+        self._lease = lease
+        self._kept = False
+
+    async def __aenter__(self) -> None:
+        lease = self._lease
+        lease.pool.linger_anew(lease)
+        await self._limiter.__aenter__()
+        # Only now: a token must not be held while the hop waits for another limiter.
+        self._kept = lease.pool.keep(self, lease)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        try:
+            await self._limiter.__aexit__(*exc_info)
+        finally:
+            if self._kept:
+                self._lease.pool.finish(self)
+
+
 async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking function in a worker thread without freezing the app when threads run out.
 
@@ -127,7 +158,10 @@ async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwa
     end, and only then is the cancellation raised. The thread is given back when `func` ends.
     """
     hop: Any = _Hop(func, *args, **kwargs)
-    return cast("T", await to_thread.run_sync(hop, limiter=None if OFF else hop))
+    # Past our own wrapper, which has nothing to add; through those of others.
+    run_sync = to_thread.run_sync
+    run_sync = anyio_run_sync if run_sync is patched_run_sync else run_sync
+    return cast("T", await run_sync(hop, limiter=None if OFF else hop))
 
 
 async def iterate_in_threadpool(iterator: Iterable[T]) -> AsyncIterator[T]:
@@ -149,7 +183,13 @@ async def iterate_in_threadpool(iterator: Iterable[T]) -> AsyncIterator[T]:
 
 def wrap_run_sync(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
     """anyio.to_thread.run_sync: give hops without a limiter of their own ours."""
-    if args and kwargs.get("limiter") is None:
+    limiter = kwargs.get("limiter")
+    if limiter is not None:
+        lease = None if type(limiter) is _Hop else current_lease.get()
+        # Only on asyncio: trio asks more of a limiter, and its exits are too few to matter.
+        if lease is not None and lease.token == LINGERING and lease.pool.is_running_here():
+            kwargs["limiter"] = _WithOwnLimiter(limiter, lease)
+    elif args:
         kwargs["limiter"] = _Hop(*args)
     return wrapped(*args, **kwargs)
 

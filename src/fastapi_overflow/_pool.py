@@ -179,6 +179,19 @@ class TokenPool(Tokens):
         if self._waiters.size:
             self._dispatch()
 
+    def keep(self, borrower: object, lease: Lease) -> bool:
+        """Use the token of `lease` for a hop that has another limiter, if it lingers; tell whether.
+
+        As with any hop, `finish` ends it.
+        """
+        return lease.token == LINGERING and self._take(borrower, lease, lease.hops)
+
+    def linger_anew(self, lease: Lease) -> None:
+        """Have the token of `lease`, if it lingers, do so as if it had only begun."""
+        if lease.token == LINGERING:
+            self._linger.end((lease,))
+            self._linger.add(lease)
+
     def abandon(self, borrower: object) -> None:
         """Return the token of a hop that never ran to the next waiter."""
         lease = self._borrowers.pop(borrower)

@@ -17,7 +17,7 @@ OURS = "this package"
 PLACES = {
     "inside": "inside a request",
     "outside": "outside any request",
-    "exit": "leaving a dependency (FastAPI's own limiter)",
+    "exit": "inside a request whose fourth hop leaves a dependency",
 }
 
 
