@@ -112,7 +112,8 @@ def find_pythons(given: list[Path], chroots: list[Path]) -> dict[str, Python]:
     found: dict[str, Python] = {}
     candidates = [((str(path),), Path("/")) for path in given]
     for root in chroots:
-        names = sorted(p.name for p in (root / "usr/bin").glob("python3.1[0-9]"))
+        files = (root / "usr/bin").glob("python3.1*")
+        names = sorted(p.name for p in files if re.fullmatch(r"python3\.1\dt?", p.name))
         candidates += [(("chroot", str(root), f"/usr/bin/{name}"), root) for name in names]
     for version in PYTHONS:
         roots = sorted(Path.home().glob(f".pyenv/versions/{version.rstrip('t')}.*/bin"))

@@ -272,7 +272,7 @@ class TestPinned:
                     groups[:] = _advice._stacks.grouped(_advice._stacks.hop_frames())
                     busy_with = sum(group.threads for group in groups)
                     return busy_with == stats().threads_in_use and all(
-                        g.where.startswith(_advice.CHECKOUT) for g in groups
+                        g.where.startswith(_advice._stacks.CHECKOUT) for g in groups
                     )
 
                 await until(all_wait, "all threads waiting for a connection")

@@ -102,6 +102,21 @@ class TestStallSeconds:
         )
 
 
+class TestSwitches:
+    @pytest.mark.parametrize("name", ["GATE", "OTEL"])
+    @pytest.mark.parametrize(("value", "on"), [("1", True), ("Yes", True), ("0", False)])
+    def test_are_on_or_off(self, name, value, on):
+        """What switches something may be said in several ways."""
+        settings = read({f"FASTAPI_OVERFLOW_{name}": value})
+        assert getattr(settings, name.lower()) is on
+
+    @pytest.mark.parametrize("name", ["GATE", "OTEL"])
+    def test_error_names_variable_rule_and_value(self, name):
+        """Anything else is refused with the variable, the rule and the value."""
+        variable = f"FASTAPI_OVERFLOW_{name}"
+        assert error(**{variable: "maybe"}) == f"{variable} must be 1 or 0, got 'maybe'"
+
+
 class TestSources:
     def test_name_the_variable(self):
         """It is known of each setting which variable it came from; of a default, nothing."""

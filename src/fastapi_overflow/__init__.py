@@ -5,8 +5,8 @@ General layout, by the moment at which a module runs:
     _settings  Starlette is imported: reads the environment
     _patch     Starlette is imported: puts the replacements in place (_layers: who has got which)
     _hops      every request and every hop: the replacements themselves
-    _pool      every hop: who gets a thread, in what order: _lease _linger _queue _stall _clock
-               (_counters: what it counts; _view: what it shows)
+    _pool      every hop: who gets a thread, in what order: _dispatch _tokens _queue _lease _linger
+               _gate _stall _growth _clock (_counters: what it counts; _view: what it shows)
     _limiter   every hop: anyio's contract on top of the pool
     _episode   the pool stalls: what is counted and logged of it (_stacks, _stall_log)
     _control   somebody asks: set_thread_limit()

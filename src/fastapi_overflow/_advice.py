@@ -19,9 +19,6 @@ from typing import Any
 from . import _settings, _stacks
 from ._settings import logger
 
-# Files of which a thread's innermost code tells that it waits for a connection.
-CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/")
-
 PINNED = (
     "all threads wait for a connection and no request under way waits for a thread: whoever has the"
     " connections is waiting for something else, such as a slow client, an open WebSocket or an"
@@ -190,7 +187,11 @@ def is_pinned(groups: list[_stacks.Group], waiting_later: int) -> bool:
     In a deadlock some request under way has a connection and waits for a thread. Here nobody under
     way waits, and all that run wait for a connection: so it is held by who needs no thread.
     """
-    return bool(groups) and not waiting_later and all(g.where.startswith(CHECKOUT) for g in groups)
+    return (
+        bool(groups)
+        and not waiting_later
+        and all(g.where.startswith(_stacks.CHECKOUT) for g in groups)
+    )
 
 
 def is_pinned_now() -> bool:

@@ -82,6 +82,7 @@ def _new_limiter() -> OverflowLimiter:
         reserve=settings.reserve,
         stall_threads=settings.stall_threads,
         stall_seconds=settings.stall_seconds,
+        gate=settings.gate,
     )
 
 

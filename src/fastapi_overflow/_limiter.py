@@ -23,6 +23,7 @@ class OverflowLimiter(TokenPool, anyio.CapacityLimiter):
     :param reserve: threads of the limit for later hops; at most all but one in effect
     :param stall_threads: most threads beyond the limit in a stall; None: as many as the limit
     :param stall_seconds: seconds without a finished hop after which the pool is stalled
+    :param gate: whether to hold requests back while threads queue for database connections
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> OverflowLimiter:
@@ -35,9 +36,10 @@ class OverflowLimiter(TokenPool, anyio.CapacityLimiter):
         reserve: int = 1,
         stall_threads: int | None = None,
         stall_seconds: float = 0.05,
+        gate: bool = True,
     ) -> None:
         _check_total_tokens(total_tokens)
-        super().__init__(total_tokens, reserve, stall_threads, stall_seconds)
+        super().__init__(total_tokens, reserve, stall_threads, stall_seconds, gate)
 
     async def __aenter__(self) -> None:
         await self.acquire()

@@ -12,23 +12,23 @@ Vocabulary, used everywhere in this project:
     reserve  tokens of the limit that only later hops (not a request's first) may take
     waiter   a hop that waits for a token
     stall    somebody waits and nothing has finished for a while
+    gate     what keeps new requests out while threads queue for database connections
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ._clock import current_clock
-from ._counters import Counters, Progress
-from ._lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease, current_lease
-from ._linger import Lingering
+from ._counters import Progress
+from ._dispatch import Dispatch
+from ._gate import Gate
+from ._lease import LINGERING, MANY_HOPS, Lease, current_lease
 from ._queue import Waiter, WaiterQueue, copied
 from ._stall import StallWatch
-from ._tokens import Tokens
 
 if TYPE_CHECKING:
     from ._view import View
@@ -36,22 +36,18 @@ if TYPE_CHECKING:
 ALREADY_HOLDING = "this borrower is already holding one of this CapacityLimiter's tokens"  # anyio's
 
 
-class TokenPool(Tokens):
+class TokenPool(Dispatch):
     """The tokens of one event loop: who has one, who waits, who is next.
 
-    First hops take the regular tokens (`limit - reserve`), later hops all of them. Regular tokens
-    go to requests under way first, then to others under way and new ones in turn; those of the
-    reserve to the later hop of the request that has made most hops, the likeliest to hold what the
-    others wait for. When the pool
-    stalls, later hops get extra tokens beyond the limit, 1, 2, 4, ... until hops finish again; they
-    are not replaced when they are given back.
+    First hops take the regular tokens (`limit - reserve`), later hops all of them. A finished hop's
+    token lingers with its lease. When the pool stalls, later hops get extra tokens beyond the
+    limit, 1, 2, 4, ... until hops finish again; they are not replaced when they are given back.
     """
 
-    # Invariants, between any two calls, beside those of the tokens:
-    #   1. While a regular token is free, nobody waits.
-    #   2. While one of the reserve is free, no later hop waits.
+    # Invariants, between any two calls, beside those of the tokens and of the dispatch:
     #   3. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
     #      loop are counted.
+    #   4. The gate is open while the stall watch is off, and when nothing has finished for a while.
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
@@ -61,27 +57,29 @@ class TokenPool(Tokens):
     # takes a token gives it back; what is held across hops was not got in a hop that still waits.
 
     def __init__(
-        self, total: float, reserve: int, stall_threads: int | None, stall_seconds: float
+        self,
+        total: float,
+        reserve: int,
+        stall_threads: int | None,
+        stall_seconds: float,
+        gate: bool,
     ) -> None:
         self._clock = current_clock()
         self.current_task = self._clock.current_task
         self.is_running_here = self._clock.is_running_here
-        self._waiters = WaiterQueue()
-        self._linger = Lingering(self._clock, self._somebody_waits, self._give_back)
-        super().__init__(self._linger)
+        super().__init__(self._clock, Gate(gate))
         # Tasks that have hopped outside any lease, by weak reference. Not a WeakSet: that is
         # Python code, at each look.
         self._hopped: set[ref[Any]] = set()
-        self._stall = StallWatch(self, self._clock, stall_seconds)
+        self._stall = StallWatch(self, self._clock, stall_seconds, self._gate)
         self._stall_threads = stall_threads
-        self.counters = Counters()
         self._finished = 0  # hops with a regular token
         self._finished_extra = 0  # hops with one of the reserve or of the growth
-        self._owed = False  # the next token of the reserve goes to a first hop
         self.resize(total, reserve)
 
     def resize(self, total: float, reserve: int) -> None:
         """Set limit and reserve; who may run now is woken, tokens that linger are taken back."""
+        self._gate.open()
         self._set_size(total, reserve)
         ended = self._linger.end_oldest(self._taken() - total)
         self._give_back(ended)
@@ -197,23 +195,6 @@ class TokenPool(Tokens):
         lease = self._borrowers.pop(borrower)
         self._give_back(() if lease is None else (lease,))
 
-    # ---- tokens
-
-    def _give_back(self, leases: Iterable[Lease]) -> None:
-        """Hand the tokens that these leases no longer have to the next waiters."""
-        for lease in leases:
-            lease.token = NONE
-            if lease.extra:
-                self._extra -= 1
-        self._dispatch()
-
-    def _is_needed_back(self) -> bool:
-        """Tell whether a token should not stay with its lease for ever."""
-        return self._waiters.size > 0 or self._taken() >= self._total
-
-    def _somebody_waits(self) -> bool:
-        return self._waiters.size > 0
-
     def _who(self, borrower: object) -> tuple[Lease | None, int]:
         """Return the lease of the caller, if any, and the depth of its hop."""
         if borrower in self._borrowers:
@@ -235,79 +216,26 @@ class TokenPool(Tokens):
         if task is not None:  # a callback of the loop is in none
             self._hopped.add(ref(task, self._hopped.discard))
 
-    def _take(self, borrower: object, lease: Lease | None, depth: int) -> bool:
-        """Take a token without waiting, if the invariants allow it."""
-        if lease is not None and lease.token == LINGERING:
-            del self._lingering[lease]
-            lease.token = BUSY
-            lease.hops += 1
-            lease.streak += 1
-            self._borrowers[borrower] = lease
-            return True
-        extra = not self._regular_is_free()
-        if extra and not (depth and self._reserve_is_free()):
-            return False
-        self._grant(borrower, lease, extra)
-        taken = len(self._borrowers) + len(self._lingering)
-        if taken > self.counters.peak_threads or extra:
-            self.counters.took(taken, extra)
-        return True
+    # ---- called by the stall watch
 
-    def _grant(self, borrower: object, lease: Lease | None, extra: bool) -> None:
-        self._extra += extra
-        if lease is None or lease.closed:
-            self._borrowers[borrower] = EXTRA if extra else None
+    def look_at_gate(self) -> None:
+        """Have the gate look at how many threads wait for connections."""
+        if not self._gate.on:
             return
-        if lease.token == NONE:
-            lease.token = BUSY
-            lease.streak = 0
-            lease.extra = extra
-            self._borrowers[borrower] = lease
-        else:  # a hop beside the lease's own
-            self._borrowers[borrower] = EXTRA if extra else None
-        lease.hops += 1
-        if lease.waiting_first:
-            # Hops that began side by side: what still waits belongs to a request under way now.
-            waiting, lease.waiting_first = lease.waiting_first, None
-            for waiter in waiting:
-                self._waiters.promote(waiter)
+        if self._waiters.first:
+            try:
+                from ._stacks import waiting_for_connection  # late: most processes never get here
 
-    def _admit(self, waiter: Waiter, extra: bool = False) -> None:
-        self._forget(waiter)
-        if waiter.borrower in self._borrowers:
-            # Two have waited under one name, which can have one token only; see `wait`.
-            waiter.wake()
-            return
-        waiter.granted = True
-        self._grant(waiter.borrower, waiter.lease, extra)
-        taken = len(self._borrowers) + len(self._lingering)
-        if taken > self.counters.peak_threads or extra:
-            self.counters.took(taken, extra, beyond=taken > self._total)
-        waiter.wake()
+                queued = waiting_for_connection(self.loop)
+            except Exception:
+                queued = 0  # whatever an interpreter's frames are: the gate opens
+            self._gate.look(self._taken() - self._extra, self._regular, queued)
+        self._dispatch()
 
-    def _forget(self, waiter: Waiter) -> None:
-        self._waiters.remove(waiter)
-        waiter.waiting = False
-        self.counters.seconds_waited += time.monotonic() - waiter.since
-        if waiter.lease is not None and waiter.lease.waiting_first and not waiter.depth:
-            waiter.lease.waiting_first.remove(waiter)
-
-    def _dispatch(self) -> None:
-        """Restore invariants 1 and 2. Computed from what is taken, not from what has changed."""
-        waiters = self._waiters
-        while waiters.size:
-            if self._regular_is_free():
-                self._admit(waiters.under_way() or waiters.in_turn())
-            elif waiters.later and self._reserve_is_free():
-                self._admit(waiters.deepest(), extra=True)
-            elif self._owed and self._reserve_is_free():
-                self._admit(waiters.oldest(), extra=True)
-                self._owed = False
-            else:
-                return
-        self._owed = False
-
-    # ---- stalls: called by the stall watch
+    def open_gate(self) -> None:
+        """Keep no new request out any longer."""
+        self._gate.open()
+        self._dispatch()
 
     def progress(self) -> Progress | None:
         """Return how many hops have finished, None when nobody waits."""
@@ -367,6 +295,7 @@ class TokenPool(Tokens):
             len(self._waiters.first),
             len(self._waiters.later),
             self._finished + self._finished_extra,
+            self._held_back(),
         )
 
     def running(self) -> frozenset[object]:
@@ -383,9 +312,6 @@ class TokenPool(Tokens):
 
     def _check(self) -> None:
         """Assert the invariants."""
-        self._waiters.check()
-        self._check_tokens()
-        assert not (self._waiters.size and self._regular_is_free())
-        assert not (self._waiters.later and self._reserve_is_free())
-        assert self._stall.on or not self._waiters.size
+        self._check_dispatch()
+        assert self._stall.on or (not self._waiters.size and math.isinf(self._gate.width))
         assert self._linger.counting or not (self._waiters.size and self._lingering)

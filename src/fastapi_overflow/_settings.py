@@ -37,6 +37,7 @@ class Settings(NamedTuple):
     :ivar reserve: threads of the limit that only requests already under way may use
     :ivar stall_threads: most threads added while the pool is stalled; None: as many as the limit
     :ivar stall_seconds: seconds in which nothing must finish before the pool counts as stalled
+    :ivar gate: whether to hold requests back while threads queue for database connections
     :ivar otel: whether to report to OpenTelemetry
     :ivar sources: where each came from: "default", a variable's name or "set_thread_limit()"
     """
@@ -45,6 +46,7 @@ class Settings(NamedTuple):
     reserve: int = 1
     stall_threads: int | None = None
     stall_seconds: float = STALL_SECONDS
+    gate: bool = True
     otel: bool = False
     sources: Mapping[str, str] = MappingProxyType({})
 
@@ -56,6 +58,7 @@ VARIABLES: dict[str, str | None] = {
     "FASTAPI_OVERFLOW_RESERVE": "reserve",
     "FASTAPI_OVERFLOW_STALL_THREADS": "stall_threads",
     "FASTAPI_OVERFLOW_STALL_SECONDS": "stall_seconds",
+    "FASTAPI_OVERFLOW_GATE": "gate",
     "FASTAPI_OVERFLOW_OTEL": "otel",
 }
 
@@ -99,10 +102,10 @@ def read(environ: Mapping[str, str]) -> Settings:
         if not 0 < seconds < math.inf:
             raise _error("stall_seconds", "a number of seconds above 0", given["stall_seconds"])
         values["stall_seconds"] = seconds
-    if "otel" in given:
-        values["otel"] = SWITCH.get(given["otel"].lower())
-        if values["otel"] is None:
-            raise _error("otel", "1 or 0", given["otel"])
+    for switch in given.keys() & {"gate", "otel"}:
+        values[switch] = SWITCH.get(given[switch].lower())
+        if values[switch] is None:
+            raise _error(switch, "1 or 0", given[switch])
     names = {name: variable for variable, name in VARIABLES.items() if name}
     return Settings(**values, sources={name: names[name] for name in values})
 

@@ -23,6 +23,9 @@ from typing import Any
 _ANYIO = "anyio/_backends/_asyncio.py"
 _TRIO = "trio/_core/_thread_cache.py"
 
+# Files of which a thread's innermost code tells that it waits for a connection.
+CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/")
+
 _THREADING = threading.__file__
 _FUTURES = concurrent.futures._base.__file__
 # SQLAlchemy's copy of the standard library's queue: its caller tells what is waited for.
@@ -100,6 +103,31 @@ def waits_for_thread(innermost: FrameType) -> bool:
         if not frame.f_code.co_filename.replace("\\", "/").startswith(_STDLIB):
             break
     return True
+
+
+def waiting_for_connection(loop: Any = None) -> int:
+    """Return how many threads wait for a connection of a pool.
+
+    :param loop: only the worker threads of this asyncio loop
+    """
+    if "sqlalchemy.pool" not in sys.modules:
+        return 0
+    frames = sys._current_frames()
+    return sum(
+        _waits_for_connection(frames[thread.ident])
+        for thread in threading.enumerate()
+        if thread.ident in frames and (loop is None or getattr(thread, "loop", None) is loop)
+    )
+
+
+def _waits_for_connection(innermost: FrameType) -> bool:
+    if innermost.f_code.co_filename != _THREADING:
+        return False
+    for frame in _outwards(innermost):
+        short, kind = _short(frame.f_code.co_filename.replace("\\", "/"))
+        if kind != "stdlib":
+            return short.startswith(CHECKOUT[0])
+    return False
 
 
 def grouped(frames: Iterable[FrameType]) -> list[Group]:

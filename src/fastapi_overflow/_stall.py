@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ._clock import Clock
 from ._episode import Episodes
+from ._gate import Gate
 from ._growth import Growth
 
 if TYPE_CHECKING:
@@ -45,18 +46,22 @@ class StallWatch:
     __slots__ = (
         "_calm",
         "_clock",
+        "_gate",
         "_growth",
         "_interval",
         "_pool",
         "_seen",
+        "_since_gate",
         "_starved",
+        "_stuck",
         "episodes",
         "on",
         "seconds",
     )
 
-    def __init__(self, pool: TokenPool, clock: Clock, seconds: float) -> None:
+    def __init__(self, pool: TokenPool, clock: Clock, seconds: float, gate: Gate) -> None:
         self._pool = pool
+        self._gate = gate
         self._clock = clock
         self.seconds = seconds
         self._seen: Progress | None = None  # at the last look
@@ -64,6 +69,8 @@ class StallWatch:
         self._interval = seconds  # until the next look
         self._calm = 0.0  # seconds without a stalled look
         self._starved = 0.0  # seconds without regular progress
+        self._stuck = 0.0  # seconds without any
+        self._since_gate = 0.0  # seconds since the gate last looked
         self.on = False
         self.episodes = Episodes(pool)
 
@@ -72,7 +79,7 @@ class StallWatch:
         if not self.on:
             self.on = True
             self._growth = Growth()
-            self._calm = self._starved = 0
+            self._calm = self._starved = self._stuck = self._since_gate = 0
             self._interval = self.seconds
             self._look_later()
 
@@ -100,9 +107,14 @@ class StallWatch:
             self.on = progress is not None
             if self.on:
                 self._look_later()
+            else:
+                self._gate.open()
             return
         if progress == self._seen:
             self._calm = 0
+            self._stuck += self._interval
+            if self._stuck >= self.seconds:
+                self._pool.open_gate()
             self.episodes.stalled_look(self._interval)
             if self._growth.begun:
                 self._interval = min(2 * self._interval, self.seconds)
@@ -114,9 +126,15 @@ class StallWatch:
 
     def _moved(self, regular: bool) -> None:
         """Go on after a look that has seen hops finish, `regular` ones too."""
+        self._stuck = 0
+        self._since_gate += self._interval
+        if self._since_gate >= self.seconds:
+            self._since_gate = 0
+            self._pool.look_at_gate()
         self._calm += self._interval
         self._starved = 0 if regular else self._starved + self._interval
         if self._starved >= STARVED_LOOKS * self.seconds:
+            self._pool.open_gate()
             self._pool.relieve(self._growth.more())
             return
         if self._growth.begun:

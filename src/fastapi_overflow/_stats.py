@@ -35,6 +35,8 @@ class Stats:
     :ivar threads_lingering: of these, kept between two hops of one request
     :ivar threads_reserved: of these, taken from the reserve
     :ivar threads_beyond_limit: of these, given out in a stall (or before the limit was lowered)
+    :ivar threads_held_back: threads that new requests are kept from at the moment, because others
+        wait for a connection of SQLAlchemy's pool already
     :ivar waiting_first: first hops that wait for a thread: requests that hold nothing yet
     :ivar waiting_later: later hops that wait for a thread: requests under way
     :ivar longest_wait: seconds for which the one of them has waited that has waited longest
@@ -65,6 +67,7 @@ class Stats:
     threads_lingering: int = 0
     threads_reserved: int = 0
     threads_beyond_limit: int = 0
+    threads_held_back: int = 0
     waiting_first: int = 0
     waiting_later: int = 0
     longest_wait: float = 0.0
@@ -170,6 +173,7 @@ def _of(pool: TokenPool) -> Stats:
         threads_lingering=view.lingering,
         threads_reserved=int(min(view.extra, view.limit - view.regular)) if finite else 0,
         threads_beyond_limit=int(max(view.taken - view.limit, 0)) if finite else 0,
+        threads_held_back=int(view.held_back) if finite else 0,
         waiting_first=view.waiting_first,
         waiting_later=view.waiting_later,
         longest_wait=0.0 if since is None else time.monotonic() - since,

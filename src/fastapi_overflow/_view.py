@@ -17,6 +17,7 @@ class View(NamedTuple):
     waiting_first: int
     waiting_later: int
     finished: int
+    held_back: float  # regular tokens that first hops are kept from
 
     @property
     def taken(self) -> int:

@@ -119,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as counted, tempfile.TemporaryDirectory() as plain:
         for folder in (counted, plain):
             shutil.copytree(PACKAGE, Path(folder) / PACKAGE.name)
-        for name in ("_pool.py", "_queue.py"):
+        for name in ("_dispatch.py", "_pool.py", "_queue.py"):
             file = Path(plain) / PACKAGE.name / name
             tree = WithoutCounters().visit(ast.parse(file.read_text()))
             file.write_text(ast.unparse(tree))
