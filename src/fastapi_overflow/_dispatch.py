@@ -1,7 +1,7 @@
 """Who of those that wait gets the next token.
 
-Kept by the pool, for every hop. It must never look at a lease that nobody waits with: all it knows
-is what is free and who waits.
+Part of the pool, called for every hop. It must never look at the clock or at a thread: all that it
+decides by is what is free, who waits, and how wide the gate is.
 """
 
 from __future__ import annotations
