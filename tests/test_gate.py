@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -126,14 +127,22 @@ class TestPool:
         await settle(limiter)
         await stall(limiter, clock)
 
-    async def test_new_requests(self, monkeypatch, queued):
-        """While threads queue for connections, those that come free are not for new requests."""
-        limiter, clock = make_limiter(monkeypatch, 40)
+    @asynccontextmanager
+    async def crowd(self, monkeypatch, queued, **options):
+        """Yield a pool of 40 with 80 requests, after a look at 24 threads that wait."""
+        limiter, clock = make_limiter(monkeypatch, 40, **options)
         async with requests(limiter) as group:
             hops = first_hops(limiter, group, 80)
             await settle(limiter)
             queued.append(24)
             await self.moving_look(limiter, clock, hops)
+            yield limiter, clock, group, hops
+            queued.append(0)
+            end_all(hops)
+
+    async def test_new_requests(self, monkeypatch, queued):
+        """While threads queue for connections, those that come free are not for new requests."""
+        async with self.crowd(monkeypatch, queued) as (limiter, _, _, hops):
             assert limiter.view().held_back == 24
             running = []
             for _ in range(30):
@@ -141,8 +150,6 @@ class TestPool:
                 await settle(limiter)
                 running.append(limiter.borrowed_tokens)
             assert running == [*range(38, 14, -1), *[15] * 6]
-            queued.append(0)
-            end_all(hops)
 
     async def test_requests_under_way(self, monkeypatch, queued):
         """Requests under way get every thread that is free, and the reserve."""
@@ -168,28 +175,17 @@ class TestPool:
 
     async def test_stall(self, monkeypatch, queued):
         """When nothing finishes any more it opens: who is kept out may be who is waited for."""
-        limiter, clock = make_limiter(monkeypatch, 40)
-        async with requests(limiter) as group:
-            hops = first_hops(limiter, group, 80)
-            await settle(limiter)
-            queued.append(24)
-            await self.moving_look(limiter, clock, hops)
+        async with self.crowd(monkeypatch, queued) as (limiter, clock, _, hops):
             end_all([hop for hop in hops if hop.running][:20])
             await settle(limiter)
             await stall(limiter, clock)  # sees what has ended
             assert limiter.borrowed_tokens < 20
             await stall(limiter, clock, 2)
             assert limiter.borrowed_tokens == 40
-            end_all(hops)
 
     async def test_nobody_waits(self, monkeypatch, queued):
         """It is open again as soon as a look finds nobody waiting."""
-        limiter, clock = make_limiter(monkeypatch, 40)
-        async with requests(limiter) as group:
-            hops = first_hops(limiter, group, 50)
-            await settle(limiter)
-            queued.append(24)
-            await self.moving_look(limiter, clock, hops)
+        async with self.crowd(monkeypatch, queued) as (limiter, clock, group, hops):
             end_all(hops)
             await settle(limiter)
             await stall(limiter, clock)
@@ -200,27 +196,15 @@ class TestPool:
 
     async def test_resize(self, monkeypatch, queued):
         """A new limit counts from the first request on."""
-        limiter, clock = make_limiter(monkeypatch, 40)
-        async with requests(limiter) as group:
-            hops = first_hops(limiter, group, 80)
-            await settle(limiter)
-            queued.append(24)
-            await self.moving_look(limiter, clock, hops)
+        async with self.crowd(monkeypatch, queued) as (limiter, _, _, _):
             limiter.total_tokens = 50
             await settle(limiter)
             assert limiter.borrowed_tokens == 49
-            end_all(hops)
 
     async def test_off(self, monkeypatch, queued):
         """With FASTAPI_OVERFLOW_GATE=0 nobody is kept out."""
-        limiter, clock = make_limiter(monkeypatch, 40, gate=False)
-        async with requests(limiter) as group:
-            hops = first_hops(limiter, group, 80)
-            await settle(limiter)
-            queued.append(24)
-            await self.moving_look(limiter, clock, hops)
+        async with self.crowd(monkeypatch, queued, gate=False) as (limiter, _, _, _):
             assert limiter.borrowed_tokens == 39
-            end_all(hops)
 
     async def test_unreadable_frames(self, monkeypatch):
         """Where an interpreter's frames can't be read the pool works as if there was no queue."""
