@@ -13,6 +13,7 @@ import anyio
 import pytest
 import starlette.concurrency
 from anyio import to_thread
+from anyio._core._eventloop import get_async_backend
 from anyio.lowlevel import checkpoint
 
 import fastapi_overflow
@@ -320,6 +321,25 @@ class TestOwnLimiter:
         kept = 0 if anyio_backend_name == "trio" else 1
         assert seen == [(1, kept), (0, 0), (0, 1)]
         assert count() == (0, 0)
+
+    async def test_looks_like_it(self, monkeypatch, tokens):
+        """Whoever wraps what anyio calls finds the caller's limiter as it is."""
+        own, count = tokens
+        seen = []
+        backend = get_async_backend()
+        run = backend.run_sync_in_worker_thread
+
+        async def look(*args, **kwargs):
+            seen.append((kwargs["limiter"].total_tokens, kwargs["limiter"].statistics()))
+            return await run(*args, **kwargs)
+
+        async def request():
+            await to_thread.run_sync(count)
+            monkeypatch.setattr(backend, "run_sync_in_worker_thread", look)
+            await to_thread.run_sync(count, limiter=own)
+
+        await as_request(limiter(), request)
+        assert seen == [(1, own.statistics())]
 
     async def test_keeps_none_while_it_waits(self, tokens):
         """While it waits for that limiter, the thread goes to another request."""

@@ -143,6 +143,10 @@ class _WithOwnLimiter:
             if self._kept:
                 self._lease.pool.finish(self)
 
+    def __getattr__(self, name: str) -> Any:
+        # Who wraps anyio's backend may look at the limiter that it gets.
+        return getattr(self._limiter, name)
+
 
 async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking function in a worker thread without freezing the app when threads run out.
