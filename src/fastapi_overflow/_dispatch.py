@@ -1,7 +1,7 @@
 """Who of those that wait gets the next token.
 
-Part of the pool, called for every hop. It must never look at the clock or at a thread: all that it
-decides by is what is free, who waits, and how wide the gate is.
+Part of the pool, called for every hop. It must never decide by a time or by what a thread does:
+only by what is free, who waits, and how wide the gate is.
 """
 
 from __future__ import annotations

@@ -102,7 +102,9 @@ def read(environ: Mapping[str, str]) -> Settings:
         if not 0 < seconds < math.inf:
             raise _error("stall_seconds", "a number of seconds above 0", given["stall_seconds"])
         values["stall_seconds"] = seconds
-    for switch in given.keys() & {"gate", "otel"}:
+    for switch in ("gate", "otel"):
+        if switch not in given:
+            continue
         values[switch] = SWITCH.get(given[switch].lower())
         if values[switch] is None:
             raise _error(switch, "1 or 0", given[switch])
