@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import queue
 import sqlite3
 import threading
 import time
+import weakref
 
 import anyio
 import pytest
@@ -303,6 +305,39 @@ class TestStacks:
         finally:
             go_on.set()
             await anyio.to_thread.run_sync(other.join)
+
+    @pytest.mark.parametrize(
+        "look",
+        [
+            pytest.param(_stacks.waiting_for_connection, id="waiting_for_connection"),
+            pytest.param(lambda: _stacks.grouped(_stacks.hop_frames()), id="hop_frames"),
+        ],
+    )
+    async def test_no_frame_is_kept(self, look):
+        """What a thread's functions refer to goes when they end, looked at or not."""
+
+        class Local:
+            pass
+
+        go_on = threading.Event()
+        locals_alive = weakref.WeakSet()
+
+        def wait():
+            local = Local()  # goes with the frame
+            locals_alive.add(local)
+            go_on.wait(20)
+
+        gc.collect()
+        gc.disable()  # which would mend it, now and then
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(run_in_threadpool, wait)
+                await until(lambda: len(locals_alive), "the thread waiting")
+                look()
+                go_on.set()
+            assert not locals_alive
+        finally:
+            gc.enable()
 
     @pytest.mark.parametrize(
         ("wait", "waits"),

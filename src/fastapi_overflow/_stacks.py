@@ -52,19 +52,26 @@ class Group:
 
 
 def hop_frames(loop: Any = None) -> list[FrameType]:
-    """Return the innermost frame of each thread that runs a hop.
+    """Return the innermost frame of each other thread that runs a hop.
 
     :param loop: only the worker threads of this asyncio loop; trio's are not bound to a loop
     """
+    return [frame for frame in _frames_of_others(loop) if _runs_a_hop(frame)]
+
+
+def _frames_of_others(loop: Any) -> list[FrameType]:
+    """Return the innermost frame of each thread but this one, of an asyncio loop's if one is given.
+
+    With this thread's own among them, that frame's variables would refer to the frame: a cycle,
+    which kept every thread's frames, and so whole requests, until a garbage collection.
+    """
     frames = sys._current_frames()
-    found = []
-    for thread in threading.enumerate():
-        if loop is not None and getattr(thread, "loop", None) is not loop:
-            continue
-        frame = frames.get(thread.ident or 0)
-        if frame is not None and _runs_a_hop(frame):
-            found.append(frame)
-    return found
+    frames.pop(threading.get_ident(), None)
+    return [
+        frames[thread.ident]
+        for thread in threading.enumerate()
+        if thread.ident in frames and (loop is None or getattr(thread, "loop", None) is loop)
+    ]
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
@@ -112,12 +119,7 @@ def waiting_for_connection(loop: Any = None) -> int:
     """
     if "sqlalchemy.pool" not in sys.modules:
         return 0
-    frames = sys._current_frames()
-    return sum(
-        _waits_for_connection(frames[thread.ident])
-        for thread in threading.enumerate()
-        if thread.ident in frames and (loop is None or getattr(thread, "loop", None) is loop)
-    )
+    return sum(map(_waits_for_connection, _frames_of_others(loop)))
 
 
 def _waits_for_connection(innermost: FrameType) -> bool:
