@@ -235,17 +235,16 @@ async def _call_with_lease(wrapped: Callable[..., Awaitable[None]], args: Any, k
     lease = current_lease.get()
     if lease is not None and not lease.closed and lease.pool is pool:
         return await wrapped(*args, **kwargs)
-    lease = pool.open_lease()
-    # Reset at the end: in httpx's ASGITransport and test clients the context is the caller's own.
-    reset = current_lease.set(lease)
+    before, lease = lease, pool.open_lease()
+    current_lease.set(lease)
     try:
         await wrapped(*args, **kwargs)
     finally:
         pool.close_lease(lease)
-        try:
-            current_lease.reset(reset)
-        except ValueError:
-            pass  # ended in another context than it began: the variable is that one's
+        # In httpx's ASGITransport and test clients the context is the caller's own. Not by a token
+        # of the variable: one more object for each request that waits.
+        if current_lease.get() is lease:  # else it ended in another context than it began
+            current_lease.set(before)
 
 
 def wrap_iterate_in_threadpool(
