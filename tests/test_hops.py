@@ -6,6 +6,7 @@ originals: where these differ the package has changed a promise that isn't its o
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
 
@@ -151,6 +152,37 @@ class TestRunInThreadpool:
             assert limiter().statistics().tasks_waiting == 0
             gate.opened.set()
         assert ran == []
+
+    async def test_cancelled_as_it_gets_its_thread(self, anyio_backend_name):
+        """A hop that is cancelled when it has a thread and hasn't begun gives it to who waits."""
+        if anyio_backend_name == "trio":
+            pytest.skip("there is no turn in between")
+        limiter().total_tokens = 1
+        gate, ran, held = Gate(), [], []
+        loop = asyncio.get_running_loop()
+
+        def cancel(scope):
+            held.append(limiter().borrowed_tokens)
+            scope.cancel()
+
+        async def request():
+            await to_thread.run_sync(gate.wait)
+            with anyio.CancelScope() as scope:
+                # The first turn is anyio's, before it asks for a thread; the next is this one.
+                loop.call_soon(loop.call_soon, cancel, scope)
+                await to_thread.run_sync(ran.append, "cancelled")
+
+        with anyio.fail_after(SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(as_request, limiter(), request)
+                await gate.until_entered()
+                tasks.start_soon(as_request, limiter(), to_thread.run_sync, ran.append, "waiting")
+                while not limiter().statistics().tasks_waiting:
+                    await checkpoint()
+                gate.opened.set()
+        assert held == [1]
+        assert ran == ["waiting"]
+        assert limiter().borrowed_tokens == 0
 
     async def test_cancelled_while_running_is_awaited(self, run_in_threadpool):
         """A function that runs when its caller is cancelled is awaited to its end."""

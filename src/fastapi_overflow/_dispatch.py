@@ -33,7 +33,7 @@ class Dispatch(Tokens):
     def __init__(self, clock: Clock, gate: Gate) -> None:
         self._waiters = WaiterQueue()
         self._gate = gate
-        self._linger = Lingering(clock, self._somebody_waits, self._give_back)
+        self._linger = Lingering(clock, self.somebody_waits, self._give_back)
         super().__init__(self._linger)
         self._owed = False  # the next token of the reserve goes to a first hop
         self.counters = Counters()
@@ -132,7 +132,7 @@ class Dispatch(Tokens):
         """Tell whether a token should not stay with its lease for ever."""
         return self._waiters.size > 0 or self._taken() >= self._total
 
-    def _somebody_waits(self) -> bool:
+    def somebody_waits(self) -> bool:
         return self._waiters.size > 0
 
     def _check_dispatch(self) -> None:
