@@ -7,7 +7,7 @@ only by what is free, who waits, and how wide the gate is.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ._clock import Clock
 from ._counters import Counters
@@ -23,18 +23,20 @@ class Dispatch(Tokens):
 
     Regular tokens go to requests under way first, the deepest before others, then to those at their
     second hop and to new ones in turn, to new ones as far as the gate is open. Those of the reserve
-    go to the later hop of the request that has made most hops.
+    go to the later hop of the request that has made most hops. Who gets one beyond the
+    limit is for the stall watch to choose.
     """
 
     # Invariants, between any two calls of the pool:
     #   1. While a regular token is free, no later hop waits, and no first hop but at the gate.
     #   2. While one of the reserve is free, no later hop waits.
 
-    def __init__(self, clock: Clock, gate: Gate) -> None:
+    def __init__(self, clock: Clock, gate: Gate, stall_threads: int | None) -> None:
         self._waiters = WaiterQueue()
         self._gate = gate
         self._linger = Lingering(clock, self.somebody_waits, self._give_back)
         super().__init__(self._linger)
+        self._stall_threads = stall_threads
         self._owed = False  # the next token of the reserve goes to a first hop
         self.counters = Counters()
 
@@ -133,10 +135,40 @@ class Dispatch(Tokens):
         return self._waiters.size > 0 or self._taken() >= self._total
 
     def somebody_waits(self) -> bool:
+        """Tell whether a hop waits for a token."""
         return self._waiters.size > 0
 
+    # ---- called by the stall watch
+
+    def grow(self, most: int, choose: Callable[[WaiterQueue], Waiter]) -> None:
+        """Let up to `most` of those that wait run although no token is free for them.
+
+        :param choose: returns one of the later hops
+        """
+        if not self._waiters.later:
+            # All threads wait for something and only new requests are left: the rest of the limit
+            # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
+            while self._waiters.size and self._reserve_is_free():
+                self._admit(self._waiters.oldest(), extra=True)
+            return
+        room = self._room_to_grow(self._stall_threads)
+        while most > 0 and room > 0 and self._waiters.later:
+            self._admit(choose(self._waiters), extra=True)
+            most -= 1
+            room -= 1
+
+    def relieve(self, most: int) -> None:
+        """Let those run who have waited longest behind others that go on for ever."""
+        if self._waiters.later:
+            self.grow(most, WaiterQueue.oldest_later)
+        elif self._spare:
+            self._owed = True  # only new requests: they get no thread beyond the limit
+            self._give_back(self._linger.end([x for x in self._lingering if x.extra][:1]))
+
+    # ---- for the tests
+
     def _check_dispatch(self) -> None:
-        """Assert the invariants, for the tests."""
+        """Assert the invariants."""
         self._waiters.check()
         self._check_tokens()
         if self._regular_is_free():

@@ -102,14 +102,15 @@ class _Hop(partial[Any]):
 
     async def __aenter__(self) -> None:
         self._pool = pool = _current_pool()
-        waiter = pool.start_acquire(pool.current_task(), self)
+        task = pool.current_task()
+        waiter = pool.start_acquire(task, self)
         if waiter is not None:
             await pool.wait(waiter)
         elif pool.somebody_waits():
             try:
                 await asyncio.sleep(0)  # trio doesn't come here
             except BaseException:
-                pool.abandon(pool.current_task())  # cancelled: to the next waiter
+                pool.abandon(task)  # cancelled: to the next waiter
                 raise
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -18,7 +18,6 @@ Vocabulary, used everywhere in this project:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -27,7 +26,7 @@ from ._counters import Progress
 from ._dispatch import Dispatch
 from ._gate import Gate
 from ._lease import LINGERING, MANY_HOPS, Lease, current_lease
-from ._queue import Waiter, WaiterQueue, copied
+from ._queue import Waiter, copied
 from ._stall import StallWatch
 
 if TYPE_CHECKING:
@@ -67,12 +66,11 @@ class TokenPool(Dispatch):
         self._clock = current_clock()
         self.current_task = self._clock.current_task
         self.is_running_here = self._clock.is_running_here
-        super().__init__(self._clock, Gate(gate))
+        super().__init__(self._clock, Gate(gate), stall_threads)
         # Tasks that have hopped outside any lease, by weak reference. Not a WeakSet: that is
         # Python code, at each look.
         self._hopped: set[ref[Any]] = set()
         self._stall = StallWatch(self, self._clock, stall_seconds, self._gate)
-        self._stall_threads = stall_threads
         self._finished = 0  # hops with a regular token
         self._finished_extra = 0  # hops with one of the reserve or of the growth
         self.resize(total, reserve)
@@ -242,31 +240,6 @@ class TokenPool(Dispatch):
         if not self._waiters.size:
             return None
         return Progress(self._finished, self._finished_extra)
-
-    def grow(self, most: int, choose: Callable[[WaiterQueue], Waiter]) -> None:
-        """Let up to `most` of those that wait run although no token is free for them.
-
-        :param choose: returns one of the later hops
-        """
-        if not self._waiters.later:
-            # All threads wait for something and only new requests are left: the rest of the limit
-            # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
-            while self._waiters.size and self._reserve_is_free():
-                self._admit(self._waiters.oldest(), extra=True)
-            return
-        room = self._room_to_grow(self._stall_threads)
-        while most > 0 and room > 0 and self._waiters.later:
-            self._admit(choose(self._waiters), extra=True)
-            most -= 1
-            room -= 1
-
-    def relieve(self, most: int) -> None:
-        """Let those run who have waited longest behind others that go on for ever."""
-        if self._waiters.later:
-            self.grow(most, WaiterQueue.oldest_later)
-        elif self._spare:
-            self._owed = True  # only new requests: they get no thread beyond the limit
-            self._give_back(self._linger.end([x for x in self._lingering if x.extra][:1]))
 
     # ---- for those who look: from any thread, so there is no iteration here without a copy
 
