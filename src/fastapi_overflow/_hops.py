@@ -78,6 +78,10 @@ def _new_limiter() -> OverflowLimiter:
     stock = anyio_current_default_thread_limiter().total_tokens
     if stock != STOCK_LIMIT:
         limit = stock
+    if not OFF:
+        from . import _handover  # late: not at the cost of importing Starlette
+
+        _handover.install()
     return limiter_class(
         limit,
         reserve=settings.reserve,

@@ -87,7 +87,8 @@ def _runs_a_hop(innermost: FrameType) -> bool:
         if code.co_name in ("run", "_work", "_handle_job"):
             file = code.co_filename.replace("\\", "/")
             if file.endswith(_ANYIO):
-                # Waiting for work it is in Queue.get; on its way to or from a hop in neither.
+                # Waiting for work it is in Queue.get, or here itself where that is in C; on its way
+                # to or from a hop in neither.
                 return inner is not None and inner.f_code is not queue.Queue.get.__code__
             if file.endswith(_TRIO):
                 return code.co_name == "_handle_job"

@@ -1,0 +1,58 @@
+"""How a hop reaches its thread on asyncio: through a queue written in C.
+
+Called when a limiter is made. anyio's worker threads wait in `queue.Queue`, which is written in
+Python: every hop goes through three conditions and two locks of it, with the interpreter's lock
+held. Of its methods they use three, and `queue.SimpleQueue` has two of them.
+
+It saves work and protects nobody: where anything isn't as expected, anyio's own queue stays, and
+nobody is told. anyio's class is private, but the three methods are all that it has used from 3.4 to
+4.16.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+from types import FunctionType
+from typing import Any
+
+import wrapt
+
+USED = frozenset({"get", "put_nowait", "task_done"})
+
+
+class HopQueue(queue.SimpleQueue[Any]):
+    """What one worker thread waits for."""
+
+    __slots__ = ()
+
+    def task_done(self) -> None:
+        """Nobody joins the queue."""
+
+
+def install() -> None:
+    """Have anyio's worker threads of this process, from the next one on, wait in a `HopQueue`."""
+    backend = sys.modules.get("anyio._backends._asyncio")
+    if backend is None:
+        return  # trio, whose threads wait for a lock
+    try:
+        if _is_as_expected(backend.WorkerThread):
+            wrapt.wrap_function_wrapper(backend, "WorkerThread.__init__", _wrap_init)
+    except Exception:
+        return  # another anyio, or somebody's wrapper in its place
+
+
+def _is_as_expected(worker_thread: type) -> bool:
+    if queue.SimpleQueue.__module__ != "_queue":
+        return False  # gevent's or eventlet's, or an interpreter without the one in C
+    methods = vars(worker_thread)
+    if type(methods["__init__"]) is not FunctionType:
+        return False  # wrapped: by us already, or by others
+    names = {name for method in ("run", "stop") for name in methods[method].__code__.co_names}
+    return names & vars(queue.Queue).keys() == USED
+
+
+def _wrap_init(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> None:
+    wrapped(*args, **kwargs)
+    if type(instance.queue) is queue.Queue:
+        instance.queue = HopQueue()

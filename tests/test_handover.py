@@ -1,0 +1,144 @@
+"""How hops reach anyio's worker threads: the queue in C, and where anyio's own must stay."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+import wrapt
+from anyio import to_thread
+
+import fastapi_overflow
+from fastapi_overflow import _handover
+from observed import until
+from support import run_python
+
+fastapi_overflow.patch()  # for installations without the hook
+
+SECONDS = 20  # after which a test that would hang fails
+
+LOOK = """
+import asyncio, threading, fastapi_overflow
+fastapi_overflow.patch()
+import starlette.concurrency
+async def main():
+    thread = await starlette.concurrency.run_in_threadpool(threading.current_thread)
+    print(type(thread.queue).__name__)
+asyncio.run(main())
+"""
+
+
+class AsAnyio:
+    """A worker thread as anyio writes it, in what concerns its queue."""
+
+    def __init__(self):
+        self.queue = queue.Queue(2)
+
+    def run(self):
+        while (item := self.queue.get()) is not None:
+            item()
+            self.queue.task_done()
+
+    def stop(self):
+        self.queue.put_nowait(None)
+
+
+def join(self):
+    """Use more of the queue than anyio does."""
+    self.queue.put_nowait(None)
+    self.queue.join()
+
+
+def use_simple_queue(self):
+    self.queue = queue.SimpleQueue()
+
+
+@pytest.fixture
+def worker_thread():
+    """A class like `AsAnyio`, of this test alone."""
+    methods = {name: vars(AsAnyio)[name] for name in ("__init__", "run", "stop")}
+    return type("WorkerThread", (), methods)
+
+
+def install(monkeypatch, worker_thread):
+    backend = SimpleNamespace(WorkerThread=worker_thread)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "anyio._backends._asyncio", backend)
+        _handover.install()
+
+
+class TestWhere:
+    def test_as_expected(self, monkeypatch, worker_thread):
+        install(monkeypatch, worker_thread)
+        worker = worker_thread()
+        assert type(worker.queue) is _handover.HopQueue
+        done = threading.Event()
+        thread = threading.Thread(target=worker.run, daemon=True)
+        thread.start()
+        worker.queue.put_nowait(done.set)
+        worker.stop()
+        thread.join(SECONDS)
+        assert done.is_set(), "the worker didn't run what it was given"
+        assert not thread.is_alive(), "the worker didn't stop"
+
+    def test_wrapped_once(self, monkeypatch, worker_thread):
+        install(monkeypatch, worker_thread)
+        once = vars(worker_thread)["__init__"]
+        install(monkeypatch, worker_thread)
+        assert vars(worker_thread)["__init__"] is once
+
+    def test_anyio_that_does_more_with_its_queue_is_left_alone(self, monkeypatch, worker_thread):
+        worker_thread.stop = join
+        install(monkeypatch, worker_thread)
+        assert not isinstance(vars(worker_thread)["__init__"], wrapt.ObjectProxy)
+
+    @pytest.mark.parametrize("method", ["__init__", "run", "stop"])
+    def test_another_class_is_left_alone(self, monkeypatch, worker_thread, method):
+        delattr(worker_thread, method)
+        before = dict(vars(worker_thread))
+        install(monkeypatch, worker_thread)
+        assert dict(vars(worker_thread)) == before
+
+    def test_another_queue_is_left_alone(self, monkeypatch, worker_thread):
+        worker_thread.__init__ = use_simple_queue
+        install(monkeypatch, worker_thread)
+        assert type(worker_thread().queue) is queue.SimpleQueue
+
+    def test_green_threads_keep_a_queue_that_they_can_wait_in(self, monkeypatch, worker_thread):
+        # What gevent and eventlet put there: the one in C would block all of them.
+        monkeypatch.setattr(queue, "SimpleQueue", queue._PySimpleQueue)
+        install(monkeypatch, worker_thread)
+        assert type(worker_thread().queue) is queue.Queue
+
+    def test_no_asyncio(self, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, "anyio._backends._asyncio", raising=False)
+            _handover.install()
+            assert "anyio._backends._asyncio" not in sys.modules
+
+
+class TestHops:
+    @pytest.mark.anyio
+    @pytest.mark.parametrize(
+        "anyio_backend",
+        [("asyncio", {"use_uvloop": uvloop}) for uvloop in (False, True)],
+        ids=["asyncio", "uvloop"],
+    )
+    async def test_by_the_queue_in_c(self, anyio_backend):
+        thread = await to_thread.run_sync(threading.current_thread)
+        assert type(thread.queue) is _handover.HopQueue
+        # The same thread, which waits there between its hops, and its errors reach the caller.
+        await until(lambda: thread in thread.idle_workers, "the idle worker")
+        with pytest.raises(ZeroDivisionError):
+            await to_thread.run_sync(lambda: 1 / 0)
+        assert await to_thread.run_sync(threading.current_thread) is thread
+
+    @pytest.mark.parametrize(("disable", "expected"), [("", "HopQueue"), ("1", "Queue")])
+    def test_disabled(self, disable, expected):
+        env = {"FASTAPI_OVERFLOW_DISABLE": disable}
+        # That the child ends: its worker thread, which isn't a daemon, was told to.
+        done = run_python(sys.executable, LOOK, env=env, timeout=SECONDS, check=True)
+        assert done.stdout.strip() == expected
