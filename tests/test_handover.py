@@ -84,6 +84,18 @@ class TestWhere:
         assert done.is_set(), "the worker didn't run what it was given"
         assert not thread.is_alive(), "the worker didn't stop"
 
+    def test_join_waits_until_all_is_done(self):
+        hops, go, joined = _handover.HopQueue(), threading.Event(), threading.Event()
+        worker = AsAnyio()
+        worker.queue = hops
+        hops.put_nowait(lambda: go.wait(SECONDS))
+        for run in (worker.run, lambda: (hops.join(), joined.set())):
+            threading.Thread(target=run, daemon=True).start()
+        assert not joined.wait(0.1), "it didn't wait for the hop that runs"
+        go.set()
+        assert joined.wait(SECONDS), "it waits for ever"
+        worker.stop()
+
     def test_wrapped_once(self, monkeypatch, worker_thread):
         install(monkeypatch, worker_thread)
         once = vars(worker_thread)["__init__"]

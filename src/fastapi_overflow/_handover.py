@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import sys
+import time
 from types import FunctionType
 from typing import Any
 
@@ -22,12 +23,25 @@ USED = frozenset({"get", "put_nowait", "task_done"})
 
 
 class HopQueue(queue.SimpleQueue[Any]):
-    """What one worker thread waits for."""
+    """What one worker thread waits for; one thread puts, another gets.
 
-    __slots__ = ()
+    Without slots: a method may be replaced on the object, as on anyio's.
+    """
+
+    _put = 0  # written by the event loop's thread only
+    _done = 0  # by the worker thread only
+
+    def put_nowait(self, item: Any) -> None:
+        self._put += 1
+        super().put_nowait(item)
 
     def task_done(self) -> None:
-        """Nobody joins the queue."""
+        self._done += 1
+
+    def join(self) -> None:
+        """Wait until all that was put is done. Nobody in anyio but its tests does, so it polls."""
+        while self._done < self._put:
+            time.sleep(0.001)
 
 
 def install() -> None:
