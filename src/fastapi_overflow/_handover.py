@@ -1,7 +1,7 @@
 """How a hop reaches its thread on asyncio: through a queue written in C.
 
 Called when a limiter is made. anyio's worker threads wait in `queue.Queue`, which is written in
-Python: each hop takes its lock three times and wakes its thread by a condition, 12 to 18 % of the
+Python: each hop takes its lock three times and wakes its thread by a condition, 11 to 17 % of the
 instructions of a hop. They use three methods of it, and `queue.SimpleQueue` has two of those.
 
 It saves work and protects nobody: where anything isn't as expected, anyio's own queue stays, and
