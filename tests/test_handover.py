@@ -154,3 +154,8 @@ class TestHops:
         # That the child ends: its worker thread, which isn't a daemon, was told to.
         done = run_python(sys.executable, LOOK, env=env, timeout=SECONDS, check=True)
         assert done.stdout.strip() == expected
+
+    def test_hops_run_where_green_threads_have_their_own_queue(self):
+        code = f"import queue; queue.SimpleQueue = type('Theirs', (), {{}}){LOOK}"
+        done = run_python(sys.executable, code, timeout=SECONDS, check=True)
+        assert done.stdout.strip() == "Queue"

@@ -19,10 +19,15 @@ from typing import Any
 
 import wrapt
 
+try:  # whatever gevent or eventlet have put in its place in `queue`
+    from _queue import SimpleQueue
+except ImportError:  # an interpreter without the one in C
+    from queue import SimpleQueue
+
 USED = frozenset({"get", "put_nowait", "task_done"})
 
 
-class HopQueue(queue.SimpleQueue[Any]):
+class HopQueue(SimpleQueue[Any]):
     """What one worker thread waits for; one thread puts, another gets.
 
     Without slots: a method may be replaced on the object, as on anyio's.
@@ -57,8 +62,8 @@ def install() -> None:
 
 
 def _is_as_expected(worker_thread: type) -> bool:
-    if queue.SimpleQueue.__module__ != "_queue":
-        return False  # gevent's or eventlet's, or an interpreter without the one in C
+    if queue.SimpleQueue is not SimpleQueue or SimpleQueue.__module__ != "_queue":
+        return False  # green threads, all of which the one in C would block, or there is none in C
     methods = vars(worker_thread)
     if type(methods["__init__"]) is not FunctionType:
         return False  # wrapped: by us already, or by others
