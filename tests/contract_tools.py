@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from fastapi_overflow._limiter import OverflowLimiter
+from fastapi_overflow._requests.limiter import OverflowLimiter
 
 ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 

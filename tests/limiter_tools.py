@@ -15,9 +15,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from fastapi_overflow._clock import current_clock
-from fastapi_overflow._lease import current_lease
-from fastapi_overflow._limiter import OverflowLimiter
+from fastapi_overflow._requests.limiter import OverflowLimiter
+from fastapi_overflow._threads.clock import current_clock
+from fastapi_overflow._threads.lease import current_lease
 
 STALL_SECONDS = 1.0  # of the manual clock
 TURNS = 40  # more than anything here needs from its cause to its effect
@@ -50,13 +50,13 @@ class ManualClock:
 def make_limiter(monkeypatch: Any, total: float, **options: Any) -> tuple[Any, ManualClock]:
     """Return a limiter whose stalls come when its clock, returned too, is advanced."""
     clock = ManualClock()
-    monkeypatch.setattr("fastapi_overflow._pool.current_clock", lambda: clock)
+    monkeypatch.setattr("fastapi_overflow._threads.pool.current_clock", lambda: clock)
     return OverflowLimiter(total, stall_seconds=STALL_SECONDS, **options), clock
 
 
 def without_leases(monkeypatch: Any) -> None:
     """Take the lease out: no token is kept from one hop to the next while somebody waits."""
-    monkeypatch.setattr("fastapi_overflow._pool.MANY_HOPS", 0)
+    monkeypatch.setattr("fastapi_overflow._threads.pool.MANY_HOPS", 0)
 
 
 async def settle(limiter: Any) -> None:

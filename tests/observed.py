@@ -13,8 +13,8 @@ import anyio
 import anyio.lowlevel
 
 import fastapi_overflow
-from fastapi_overflow._hops import current_limiter, wrap_starlette_call
-from fastapi_overflow._lease import current_lease
+from fastapi_overflow._requests.replacements import current_limiter, wrap_starlette_call
+from fastapi_overflow._threads.lease import current_lease
 
 PATIENCE = 20  # seconds until a test that waits in vain fails
 

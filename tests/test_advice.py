@@ -17,8 +17,10 @@ from sqlalchemy import pool as pools
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
-from fastapi_overflow import _advice, _app_report, run_in_threadpool, set_thread_limit, stats
-from fastapi_overflow._advice import ConnectionPool, advise, compare, connection_pools
+from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
+from fastapi_overflow._cli import app_report as _app_report
+from fastapi_overflow._watching import advice as _advice
+from fastapi_overflow._watching.advice import ConnectionPool, advise, compare, connection_pools
 from observed import busy, calm, request, until
 from support import run_python
 

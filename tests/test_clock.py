@@ -12,7 +12,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from fastapi_overflow._clock import current_clock
+from fastapi_overflow._threads.clock import current_clock
 
 pytestmark = pytest.mark.anyio
 

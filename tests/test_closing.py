@@ -20,7 +20,7 @@ import asyncio, gc, sys
 import fastapi_overflow
 fastapi_overflow.patch()
 from anyio import to_thread
-from fastapi_overflow._lease import current_lease
+from fastapi_overflow._threads.lease import current_lease
 
 async def request(limiter, held):
     lease = limiter.open_lease()

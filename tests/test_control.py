@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 import fastapi_overflow
-from fastapi_overflow import _hops, _settings, set_thread_limit
+from fastapi_overflow import _settings, set_thread_limit
+from fastapi_overflow._requests import replacements as _hops
 
 fastapi_overflow.patch()  # for installations without the hook
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from fastapi_overflow._demo.client import Load
-from fastapi_overflow._demo.report import Comparison, Run
+from fastapi_overflow._cli.demo.client import Load
+from fastapi_overflow._cli.demo.report import Comparison, Run
 from support import make_venv, run, run_python, started, tail
 
 DEADLOCK = 200  # requests, the default: 40 take all threads, the others do the rest

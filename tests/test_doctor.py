@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastapi_overflow import _unarmed
+from fastapi_overflow._cli import unarmed as _unarmed
 from support import install, make_venv, run, run_python
 
 SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"

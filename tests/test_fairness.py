@@ -7,8 +7,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from fastapi_overflow._limiter import OverflowLimiter
-from fastapi_overflow._stall import CALM_LOOKS, HASTE, STARVED_LOOKS
+from fastapi_overflow._requests.limiter import OverflowLimiter
+from fastapi_overflow._threads.stall_watch import CALM_LOOKS, HASTE, STARVED_LOOKS
 from limiter_tools import (
     STALL_SECONDS,
     Request,

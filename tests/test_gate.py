@@ -16,8 +16,16 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import QueuePool
 
 import fastapi_overflow
-from fastapi_overflow._gate import CALM, FIRST_REST, LEAST, LONGEST_REST, PATIENCE, QUIET, Gate
-from fastapi_overflow._limiter import OverflowLimiter
+from fastapi_overflow._requests.limiter import OverflowLimiter
+from fastapi_overflow._threads.gate import (
+    CALM,
+    FIRST_REST,
+    LEAST,
+    LONGEST_REST,
+    PATIENCE,
+    QUIET,
+    Gate,
+)
 from limiter_tools import (
     Request,
     as_request,
@@ -117,7 +125,7 @@ class TestPool:
         """Return a list; its last number is how many threads wait for a connection."""
         queued = [0]
         monkeypatch.setattr(
-            "fastapi_overflow._stacks.waiting_for_connection", lambda loop: queued[-1]
+            "fastapi_overflow._watching.stacks.waiting_for_connection", lambda loop: queued[-1]
         )
         return queued
 
@@ -212,7 +220,7 @@ class TestPool:
         def fail(loop):
             raise AttributeError("f_back")
 
-        monkeypatch.setattr("fastapi_overflow._stacks.waiting_for_connection", fail)
+        monkeypatch.setattr("fastapi_overflow._watching.stacks.waiting_for_connection", fail)
         limiter, clock = make_limiter(monkeypatch, 40)
         async with requests(limiter) as group:
             hops = first_hops(limiter, group, 80)

@@ -12,7 +12,7 @@ import wrapt
 from anyio import to_thread
 
 import fastapi_overflow
-from fastapi_overflow import _handover
+from fastapi_overflow._requests import handover as _handover
 from observed import until
 from support import run_python
 

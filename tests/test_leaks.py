@@ -16,8 +16,8 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 
 import fastapi_overflow
-from fastapi_overflow._lease import Lease
-from fastapi_overflow._limiter import OverflowLimiter
+from fastapi_overflow._requests.limiter import OverflowLimiter
+from fastapi_overflow._threads.lease import Lease
 from limiter_tools import as_request, requests, settle
 from support import run_python
 
@@ -73,7 +73,7 @@ class TestRequest:
                     await anyio.lowlevel.checkpoint()
 
         async def request():
-            from fastapi_overflow._lease import current_lease
+            from fastapi_overflow._threads.lease import current_lease
 
             lease = Seen(limiter, 0)
             leases.add(lease)

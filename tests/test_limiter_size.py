@@ -10,7 +10,7 @@ import pytest
 from anyio import CapacityLimiterStatistics, WouldBlock
 
 from contract_tools import both, turns, waiting
-from fastapi_overflow._limiter import OverflowLimiter
+from fastapi_overflow._requests.limiter import OverflowLimiter
 from limiter_tools import Request, end_all, first_hops, make_limiter, requests, settle
 
 pytestmark = pytest.mark.anyio

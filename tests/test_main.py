@@ -85,7 +85,7 @@ class TestNobodyReads:
     def test_other_pipes_are_told(self, wheel_python):
         """A broken pipe of something else is no reason to be quiet."""
         code = (
-            "import fastapi_overflow.__main__ as m, fastapi_overflow._doctor as d\n"
+            "import fastapi_overflow.__main__ as m, fastapi_overflow._cli.doctor as d\n"
             "def run(**_): raise BrokenPipeError('elsewhere')\n"
             "d.run = run\n"
             "m.main(['doctor'])"

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fastapi_overflow._lease import current_lease
+from fastapi_overflow._threads.lease import current_lease
 from limiter_tools import STALL_SECONDS, make_limiter
 
 TOTALS = st.sampled_from([0, 1, 2, 3, 5, math.inf])

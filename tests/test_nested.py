@@ -13,8 +13,8 @@ NESTED = """
 import sys
 import anyio
 from anyio import from_thread, to_thread
-from fastapi_overflow._lease import current_lease
-from fastapi_overflow._limiter import OverflowLimiter
+from fastapi_overflow._threads.lease import current_lease
+from fastapi_overflow._requests.limiter import OverflowLimiter
 
 backend, limiter_type, depth = sys.argv[1], sys.argv[2], int(sys.argv[3])
 

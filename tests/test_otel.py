@@ -8,9 +8,10 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from fastapi_overflow import _metrics, otel, run_in_threadpool, set_thread_limit, stats
-from fastapi_overflow._hops import current_limiter
-from fastapi_overflow._limiter import OverflowLimiter
+from fastapi_overflow import otel, run_in_threadpool, set_thread_limit, stats
+from fastapi_overflow._requests.limiter import OverflowLimiter
+from fastapi_overflow._requests.replacements import current_limiter
+from fastapi_overflow._watching import metrics as _metrics
 from observed import busy, calm, deadlock, until
 from support import run_python
 

@@ -18,8 +18,8 @@ from anyio import to_thread
 
 import fastapi_overflow
 from environments import Environment
-from fastapi_overflow import _patch
-from fastapi_overflow._patch import NEEDED, TABLE
+from fastapi_overflow._patching import points as _patch
+from fastapi_overflow._patching.points import NEEDED, TABLE
 
 fastapi_overflow.patch()  # for installations without the hook
 
@@ -45,7 +45,7 @@ def everywhere(originals):
         if any(value is original for original in originals)
     )
 def originals():
-    from fastapi_overflow import _patch
+    from fastapi_overflow._patching import points as _patch
     return [original for original, _ in _patch._applied.values()]
 def layers(function):
     return 0 if not hasattr(function, "__wrapped__") else 1 + layers(function.__wrapped__)

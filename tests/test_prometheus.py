@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fastapi_overflow import (
     Stats,
-    _metrics,
     prometheus,
     run_in_threadpool,
     set_thread_limit,
     stats,
 )
+from fastapi_overflow._watching import metrics as _metrics
 from observed import busy, calm, deadlock, until
 from support import run_python
 

@@ -15,15 +15,11 @@ import anyio
 import pytest
 from sqlalchemy.pool import QueuePool
 
-from fastapi_overflow import (
-    _episode,
-    _stacks,
-    _stall_log,
-    run_in_threadpool,
-    set_thread_limit,
-    stats,
-)
-from fastapi_overflow._hops import current_limiter
+from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
+from fastapi_overflow._requests.replacements import current_limiter
+from fastapi_overflow._watching import episodes as _episode
+from fastapi_overflow._watching import stacks as _stacks
+from fastapi_overflow._watching import stall_log as _stall_log
 from observed import busy, calm, deadlock, lose_token, request, until
 from support import run_python
 

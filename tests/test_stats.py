@@ -18,8 +18,9 @@ import pytest
 from anyio import to_thread
 
 import fastapi_overflow
-from fastapi_overflow import Stats, _episode, run_in_threadpool, set_thread_limit, stats
-from fastapi_overflow._hops import current_limiter
+from fastapi_overflow import Stats, run_in_threadpool, set_thread_limit, stats
+from fastapi_overflow._requests.replacements import current_limiter
+from fastapi_overflow._watching import episodes as _episode
 from observed import Gate, busy, calm, deadlock, lose_token, request, until
 from support import run_python
 

@@ -18,15 +18,15 @@ General layout, by the moment at which a module runs:
 # Nothing is imported here: this file runs at the start of every Python of the environment.
 _HOME = {
     "SettingsError": "_settings",
-    "Stats": "_stats",
-    "advise": "_advice",
-    "is_saturated": "_stats",
-    "iterate_in_threadpool": "_hops",
-    "patch": "_patch",
-    "patched": "_patch",
-    "run_in_threadpool": "_hops",
-    "set_thread_limit": "_control",
-    "stats": "_stats",
+    "Stats": "_watching.stats",
+    "advise": "_watching.advice",
+    "is_saturated": "_watching.stats",
+    "iterate_in_threadpool": "_requests.replacements",
+    "patch": "_patching.points",
+    "patched": "_patching.points",
+    "run_in_threadpool": "_requests.replacements",
+    "set_thread_limit": "_requests.thread_limit",
+    "stats": "_watching.stats",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605 - type checkers read __init__.pyi
 

@@ -41,7 +41,7 @@ def _run(argv: Sequence[str] | None) -> int:
         words.insert(0, "doctor")
     options = _parser().parse_args(words)
     if options.command == "demo":
-        from ._demo import run
+        from ._cli.demo import run
 
         return run(
             requests=options.requests,
@@ -49,7 +49,7 @@ def _run(argv: Sequence[str] | None) -> int:
             pool_size=options.pool_size,
             as_json=options.json,
         )
-    from ._doctor import run as run_doctor
+    from ._cli.doctor import run as run_doctor
 
     return run_doctor(as_json=options.json, app=options.app)
 

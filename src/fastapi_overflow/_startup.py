@@ -21,7 +21,7 @@ def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
     if fullname != "starlette":
         return None
     try:
-        from fastapi_overflow._patch import register_hooks
+        from fastapi_overflow._patching.points import register_hooks
 
         register_hooks()
     except Exception as exc:

@@ -14,11 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ._stats import is_saturated, stats
+from ._watching.stats import is_saturated, stats
 
 Message = MutableMapping[str, Any]
 
-PAGE = Path(__file__).with_name("_status.html")
+PAGE = Path(__file__).parent / "_watching" / "status.html"
 
 
 class StatusApp:

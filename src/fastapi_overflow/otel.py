@@ -17,8 +17,9 @@ from opentelemetry.metrics import (
     get_meter,
 )
 
-from . import __version__, _metrics
-from ._stats import stats
+from . import __version__
+from ._watching import metrics as _metrics
+from ._watching.stats import stats
 
 PREFIX = "fastapi_overflow."
 

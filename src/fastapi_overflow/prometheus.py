@@ -34,8 +34,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from . import _metrics
-from ._stats import stats
+from ._watching import metrics as _metrics
+from ._watching.stats import stats
 
 PREFIX = "fastapi_overflow_"
 

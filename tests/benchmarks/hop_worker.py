@@ -42,7 +42,7 @@ def main() -> None:
     seconds = run(
         args.loop, measure([(where, int(c), int(n)) for where, c, n in cells], args.marks)
     )
-    patched = "fastapi_overflow._hops" in sys.modules
+    patched = "fastapi_overflow._requests.replacements" in sys.modules
     print(json.dumps({"seconds": seconds, "patched": patched}))
 
 

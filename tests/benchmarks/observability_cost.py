@@ -32,11 +32,11 @@ sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswit
 import anyio, fastapi_overflow
 assert fastapi_overflow.__file__.startswith(sys.argv[1])
 from fastapi_overflow import run_in_threadpool
-from fastapi_overflow._hops import current_limiter, wrap_starlette_call
-from fastapi_overflow._lease import current_lease
+from fastapi_overflow._requests.replacements import current_limiter, wrap_starlette_call
+from fastapi_overflow._threads.lease import current_lease
 how, scenario, hops = sys.argv[2], sys.argv[3], int(sys.argv[4])
 if how == "listener":
-    from fastapi_overflow import _metrics
+    from fastapi_overflow._watching import metrics as _metrics
     class Nobody:
         def waited(self, seconds): pass
         used = waited

@@ -24,7 +24,7 @@ def run(*args, timeout=None, **kwargs):
 subprocess.run = run
 
 if "FOREIGN_RESERVE" in os.environ:
-    from fastapi_overflow._limiter import OverflowLimiter
+    from fastapi_overflow._requests.limiter import OverflowLimiter
 
     class Replacement(OverflowLimiter):
         def __init__(self, total_tokens):

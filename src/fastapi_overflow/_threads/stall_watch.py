@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._clock import Clock
-from ._episode import Episodes
-from ._gate import Gate
-from ._growth import Growth
+from .._watching.episodes import Episodes
+from .clock import Clock
+from .gate import Gate
+from .growth import Growth
 
 if TYPE_CHECKING:
-    from ._counters import Progress
-    from ._pool import TokenPool
+    from .counters import Progress
+    from .pool import TokenPool
 
 # Turns of the loop between the end of a hop in its thread and its end in the pool.
 REPORTING_TURNS = 3

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from ._clock import Clock
-from ._counters import Counters
-from ._gate import Gate
-from ._lease import BUSY, EXTRA, LINGERING, NONE, Lease
-from ._linger import Lingering
-from ._queue import Waiter, WaiterQueue
-from ._tokens import Tokens
+from .clock import Clock
+from .counters import Counters
+from .gate import Gate
+from .lease import BUSY, EXTRA, LINGERING, NONE, Lease
+from .lingering import Lingering
+from .queue import Waiter, WaiterQueue
+from .tokens import Tokens
 
 
 class Dispatch(Tokens):

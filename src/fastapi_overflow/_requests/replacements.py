@@ -15,11 +15,11 @@ from weakref import WeakSet, ref
 from anyio import to_thread
 from anyio.lowlevel import RunVar
 
-from . import _settings
-from ._lease import LINGERING, Lease, current_lease
-from ._limiter import OverflowLimiter
-from ._pool import TokenPool
-from ._startup import disabled
+from .. import _settings
+from .._startup import disabled
+from .._threads.lease import LINGERING, Lease, current_lease
+from .._threads.pool import TokenPool
+from .limiter import OverflowLimiter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def _new_limiter() -> OverflowLimiter:
     if stock != STOCK_LIMIT:
         limit = stock
     if not OFF:
-        from . import _handover  # late: not at the cost of importing Starlette
+        from . import handover as _handover  # late: not at the cost of importing Starlette
 
         _handover.install()
     return limiter_class(

@@ -21,16 +21,16 @@ import math
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from ._clock import current_clock
-from ._counters import Progress
-from ._dispatch import Dispatch
-from ._gate import Gate
-from ._lease import LINGERING, MANY_HOPS, Lease, current_lease
-from ._queue import Waiter, copied
-from ._stall import StallWatch
+from .clock import current_clock
+from .counters import Progress
+from .dispatch import Dispatch
+from .gate import Gate
+from .lease import LINGERING, MANY_HOPS, Lease, current_lease
+from .queue import Waiter, copied
+from .stall_watch import StallWatch
 
 if TYPE_CHECKING:
-    from ._view import View
+    from .snapshot import View
 
 ALREADY_HOLDING = "this borrower is already holding one of this CapacityLimiter's tokens"  # anyio's
 
@@ -222,7 +222,9 @@ class TokenPool(Dispatch):
             return
         if self._waiters.first:
             try:
-                from ._stacks import waiting_for_connection  # late: most processes never get here
+                from .._watching.stacks import (
+                    waiting_for_connection,  # late: most processes never get here
+                )
 
                 queued = waiting_for_connection(self.loop)
             except Exception:
@@ -257,7 +259,7 @@ class TokenPool(Dispatch):
         return self._stall.episodes.stalled
 
     def view(self) -> View:
-        from ._view import View
+        from .snapshot import View
 
         return View(
             self._total,

@@ -10,12 +10,12 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ._settings import logger
+from .._settings import logger
 
 if TYPE_CHECKING:
-    from . import _stacks
-    from ._pool import TokenPool
-    from ._view import View
+    from .._threads.pool import TokenPool
+    from .._threads.snapshot import View
+    from . import stacks as _stacks
 
 SECONDS_BETWEEN = 60.0
 
@@ -49,7 +49,7 @@ class StallLog:
         self._last = now
         groups: list[_stacks.Group] = []
         try:
-            from . import _stacks  # late: most processes never stall
+            from . import stacks as _stacks  # late: most processes never stall
 
             groups = _stacks.grouped(frames)
         except Exception:  # noqa: S110 - whatever an interpreter's frames are
@@ -66,7 +66,7 @@ class StallLog:
         if len(groups) > _GROUPS:
             told += f"; {sum(g.threads for g in groups[_GROUPS:])} elsewhere"
         try:
-            from ._advice import PINNED, is_pinned, log_advice_once  # late, as above
+            from .advice import PINNED, is_pinned, log_advice_once  # late, as above
 
             pinned = is_pinned(groups, view.waiting_later)
             logger.warning(

@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from ._pool import TokenPool
-    from ._queue import Waiter
+    from .pool import TokenPool
+    from .queue import Waiter
 
 # What the own token of a lease does: there is none; a hop runs with it; it lingers.
 NONE, BUSY, LINGERING = range(3)

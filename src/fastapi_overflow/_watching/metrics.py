@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from . import _hops
-from ._lease import Lease
-from ._limiter import OverflowLimiter
-from ._queue import Waiter, copied
-from ._stats import Stats
+from .._requests import replacements as _hops
+from .._requests.limiter import OverflowLimiter
+from .._threads.lease import Lease
+from .._threads.queue import Waiter, copied
+from .stats import Stats
 
 # Seconds. A hop that finds a thread takes well below a millisecond, a starving one half a minute.
 BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ._clock import Clock
-from ._lease import LINGERING, Lease
+from .clock import Clock
+from .lease import LINGERING, Lease
 
 # Turns of the event loop for which a token lingers while somebody waits. A sync route starts its
 # next hop two turns after the last has ended; one more for a middleware in between.

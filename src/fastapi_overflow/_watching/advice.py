@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from . import _settings, _stacks
-from ._settings import logger
+from .. import _settings
+from .._settings import logger
+from . import stacks as _stacks
 
 PINNED = (
     "all threads wait for a connection and no request under way waits for a thread: whoever has the"
@@ -70,7 +71,7 @@ def advise(app: Any = None) -> list[str]:
     advice = [text for pool in connection_pools() if (text := compare(pool, limit, reserve))]
     if is_pinned_now():
         advice.append(PINNED)
-    from ._app_report import health_routes, pinning_routes
+    from .._cli.app_report import health_routes, pinning_routes
 
     starlette = sys.modules.get("starlette.applications")
     apps = [app] if app is not None else found_of(starlette and starlette.Starlette)
@@ -81,8 +82,8 @@ def advise(app: Any = None) -> list[str]:
 
 def limits() -> tuple[float, int]:
     """Return limit and reserve: of the running loop, else what the next one will have."""
-    from . import _hops  # late: the pool's own modules import this one
-    from ._stats import stats
+    from .._requests import replacements as _hops  # late: the pool's own modules import this one
+    from .stats import stats
 
     try:
         now = stats()
@@ -195,7 +196,7 @@ def is_pinned(groups: list[_stacks.Group], waiting_later: int) -> bool:
 
 
 def is_pinned_now() -> bool:
-    from ._stats import live_pools
+    from .stats import live_pools
 
     for pool in live_pools():
         if pool.stalled:

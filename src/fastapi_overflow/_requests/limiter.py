@@ -13,7 +13,7 @@ import anyio
 from anyio import CapacityLimiterStatistics, WouldBlock
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
-from ._pool import TokenPool
+from .._threads.pool import TokenPool
 
 
 class OverflowLimiter(TokenPool, anyio.CapacityLimiter):

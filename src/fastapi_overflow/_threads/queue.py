@@ -12,11 +12,11 @@ from collections.abc import Container, Iterable
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, TypeVar
 
-from ._lease import MANY_HOPS
+from .lease import MANY_HOPS
 
 if TYPE_CHECKING:
-    from ._clock import WakeUp
-    from ._lease import Lease
+    from .clock import WakeUp
+    from .lease import Lease
 
 T = TypeVar("T")
 

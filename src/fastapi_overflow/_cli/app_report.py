@@ -163,7 +163,7 @@ def report(name: str) -> dict[str, Any]:
 
     :param name: "module:attribute"
     """
-    from ._advice import advise, connection_pools
+    from .._watching.advice import advise, connection_pools
 
     app = load_app(name)
     found = routes(app)

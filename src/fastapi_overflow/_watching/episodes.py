@@ -29,10 +29,10 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ._stall_log import StallLog
+from .stall_log import StallLog
 
 if TYPE_CHECKING:
-    from ._pool import TokenPool
+    from .._threads.pool import TokenPool
 
 # Seconds that one who was blocked may take from coming free to the end of its hop. A guess: some
 # ordinary queries long.
@@ -95,7 +95,7 @@ class Episodes:
         frames: list[FrameType] = []
         blocked = False
         try:
-            from . import _stacks  # late: most processes never stall
+            from . import stacks as _stacks  # late: most processes never stall
 
             frames = _stacks.hop_frames(self._pool.loop)
             blocked = bool(frames) and all(map(_stacks.waits_for_thread, frames))

@@ -16,10 +16,10 @@ from typing import Any
 
 from anyio import from_thread
 
-from . import _hops
-from ._lease import current_lease
-from ._pool import TokenPool
-from ._queue import copied
+from .._requests import replacements as _hops
+from .._threads.lease import current_lease
+from .._threads.pool import TokenPool
+from .._threads.queue import copied
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ Kept by the pool, for every hop. It must never decide who gets a token, only whe
 
 from __future__ import annotations
 
-from ._lease import BUSY, EXTRA, LINGERING, Lease
-from ._linger import Lingering
+from .lease import BUSY, EXTRA, LINGERING, Lease
+from .lingering import Lingering
 
 
 class Tokens:

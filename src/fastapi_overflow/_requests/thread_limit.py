@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from anyio import from_thread
 
-from . import _hops, _settings
-from ._hops import current_limiter
+from .. import _settings
+from . import replacements as _hops
+from .replacements import current_limiter
 
 
 def set_thread_limit(limit: int = 40, anti_deadlock_reserve: int = 1) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import wrapt
 
-from . import __version__, _settings, _startup
-from ._layers import is_pristine, leads_to, rebind
-from ._settings import logger
+from .. import __version__, _settings, _startup
+from .._settings import logger
+from .functions import is_pristine, leads_to, rebind
 
 REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
 
@@ -186,7 +186,7 @@ def _announce() -> None:
     )
     if settings.otel:
         try:
-            from .otel import instrument
+            from ..otel import instrument
 
             instrument()
         except Exception as exc:
@@ -219,7 +219,7 @@ def _check(point: Point) -> None:
 
 def _apply(point: Point) -> None:
     """Put a row in place."""
-    from . import _hops
+    from .._requests import replacements as _hops
 
     owner, name, original = _resolve(point)
     wrapper = getattr(_hops, point.wrapper)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._queue import Waiter, WaiterQueue
+from .queue import Waiter, WaiterQueue
 
 # Within a kind in turn: the deepest is the likeliest to hold something. Where it isn't it, the
 # oldest, and the youngest, that others of its depth have kept out.

@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import __version__, _settings, _startup
-from ._unarmed import REINSTALL, Problem, hook_files, name_conflict, why_unarmed
+from .. import __version__, _settings, _startup
+from .unarmed import REINSTALL, Problem, hook_files, name_conflict, why_unarmed
 
 GOVERNS = ("anyio's default thread limiter, in each event loop: what Starlette and FastAPI use",)
 GOVERNS_NOT = (
@@ -156,7 +156,7 @@ def run(*, as_json: bool, app: str | None = None) -> int:
 
 def _look_at_app(name: str) -> dict[str, Any]:
     try:
-        from . import _app_report
+        from . import app_report as _app_report
 
         return _app_report.report(name)
     except Exception as exc:  # whatever the app's import raises
@@ -203,7 +203,7 @@ def _import_and_look(report: Report) -> None:
             )
             return
     try:
-        from . import _patch
+        from .._patching import points as _patch
     except ImportError as exc:
         report.problems.append(
             name_conflict("wrapt")
@@ -226,7 +226,7 @@ def _import_and_look(report: Report) -> None:
 
 
 def _state(point: Any, report: Report) -> PointState:
-    from . import _patch
+    from .._patching import points as _patch
 
     name = f"{point.target or point.module}.{point.attribute}"
     if _patch.in_place(point):
@@ -252,7 +252,7 @@ def _settings_in_force() -> dict[str, tuple[float, str]]:
 
 def _patched_before() -> str | None:
     """Tell whether something in this environment calls `patch()` by itself (a sitecustomize)."""
-    patch = sys.modules.get("fastapi_overflow._patch")
+    patch = sys.modules.get("fastapi_overflow._patching.points")
     return "patch()" if patch is not None and patch._hooks_registered else None
 
 
@@ -270,4 +270,4 @@ def _versions() -> dict[str, str | None]:
 
 
 def _package() -> Path:
-    return Path(__file__).parent
+    return Path(__file__).parent.parent
