@@ -15,9 +15,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiter import OverflowLimiter
 from fastapi_overflow._threads.clock import current_clock
-from fastapi_overflow._threads.lease import current_lease
 
 STALL_SECONDS = 1.0  # of the manual clock
 TURNS = 40  # more than anything here needs from its cause to its effect
@@ -33,6 +33,7 @@ class ManualClock:
         self.call_soon = real.call_soon
         self.wake_up = real.wake_up
         self.loop = real.loop
+        self.is_over = real.is_over
         self.now = 0.0
         self.timers: list[tuple[float, Callable[[], None]]] = []
 
@@ -50,20 +51,19 @@ class ManualClock:
 def make_limiter(monkeypatch: Any, total: float, **options: Any) -> tuple[Any, ManualClock]:
     """Return a limiter whose stalls come when its clock, returned too, is advanced."""
     clock = ManualClock()
-    monkeypatch.setattr("fastapi_overflow._threads.pool.current_clock", lambda: clock)
-    return OverflowLimiter(total, stall_seconds=STALL_SECONDS, **options), clock
+    return OverflowLimiter(total, stall_seconds=STALL_SECONDS, clock=clock, **options), clock
 
 
 def without_leases(monkeypatch: Any) -> None:
     """Take the lease out: no token is kept from one hop to the next while somebody waits."""
-    monkeypatch.setattr("fastapi_overflow._threads.pool.MANY_HOPS", 0)
+    monkeypatch.setattr("fastapi_overflow._threads.dispatcher.MANY_HOPS", 0)
 
 
 async def settle(limiter: Any) -> None:
     """Let everything happen that happens without time passing, with the invariants checked."""
     for _ in range(TURNS):
         await checkpoint()
-        limiter._check()
+        limiter.pool._check()
 
 
 async def stall(limiter: Any, clock: ManualClock, times: int = 1) -> None:
@@ -91,12 +91,12 @@ async def requests(limiter: Any, seconds: float = 30):
 
 async def as_request(limiter: Any, function: Callable[..., Any], *args: Any) -> None:
     """Call `function` as an app is called for a request: with a lease."""
-    lease = limiter.open_lease()
+    lease = limiter.pool.open_lease()
     reset = current_lease.set(lease)
     try:
         await function(*args)
     finally:
-        limiter.close_lease(lease)
+        limiter.pool.close_lease(lease)
         current_lease.reset(reset)
 
 

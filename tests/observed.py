@@ -13,8 +13,9 @@ import anyio
 import anyio.lowlevel
 
 import fastapi_overflow
-from fastapi_overflow._requests.replacements import current_limiter, wrap_starlette_call
-from fastapi_overflow._threads.lease import current_lease
+from fastapi_overflow._requests.lease_of_request import current_lease
+from fastapi_overflow._requests.limiters import current_limiter
+from fastapi_overflow._requests.replacements import wrap_starlette_call
 
 PATIENCE = 20  # seconds until a test that waits in vain fails
 
@@ -41,7 +42,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 def calm(limit: int, reserve: int = 1) -> None:
     """Set the limit, and have no stall watch that would give threads to who waits."""
     fastapi_overflow.set_thread_limit(limit, reserve)
-    current_limiter()._stall.seconds = 3600
+    current_limiter().pool._stall_watch.seconds = 3600
 
 
 async def lose_token() -> None:
@@ -126,4 +127,4 @@ async def deadlock(requests: int = 6, connections: int = 1) -> None:
             for _ in range(requests):
                 group.start_soon(request, endpoint)
     # The stall watch ends with its next look.
-    await until(lambda: not limiter.stalled, "the end of the stall")
+    await until(lambda: not limiter.pool.snapshot().stalled, "the end of the stall")

@@ -20,17 +20,17 @@ import asyncio, gc, sys
 import fastapi_overflow
 fastapi_overflow.patch()
 from anyio import to_thread
-from fastapi_overflow._threads.lease import current_lease
+from fastapi_overflow._requests.lease_of_request import current_lease
 
 async def request(limiter, held):
-    lease = limiter.open_lease()
+    lease = limiter.pool.open_lease()
     current_lease.set(lease)
     try:
         for _ in range(3):
             async with limiter:
                 await held.wait()
     finally:
-        limiter.close_lease(lease)
+        limiter.pool.close_lease(lease)
 
 async def start(turns):
     limiter = to_thread.current_default_thread_limiter()

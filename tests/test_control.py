@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 import fastapi_overflow
 from fastapi_overflow import _settings, set_thread_limit
-from fastapi_overflow._requests import replacements as _hops
 
 fastapi_overflow.patch()  # for installations without the hook
 
@@ -24,7 +23,8 @@ SECONDS = 20  # after which a test that would hang fails
 @pytest.fixture
 def settings(monkeypatch):
     """The settings of this process, put back after the test."""
-    monkeypatch.setattr(_settings, "_current", _settings.read({}))
+    monkeypatch.setattr(_settings, "_decided", _settings.read({}))
+    monkeypatch.setattr(_settings, "_chosen", {})
 
 
 def limiter():
@@ -229,7 +229,8 @@ class TestBeforeAnyLoop:
 class TestDisabled:
     def test_says_that_it_has_no_effect(self, settings, monkeypatch, caplog):
         """With FASTAPI_OVERFLOW_DISABLE set it changes nothing and says so."""
-        monkeypatch.setattr(_hops, "OFF", True)
+        disabled = _settings.load()._replace(disabled=True)
+        monkeypatch.setattr(_settings, "_decided", disabled)
         before = _settings.load()
         set_thread_limit(7)
         assert _settings.load() is before

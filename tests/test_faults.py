@@ -93,13 +93,13 @@ async def limiter(anyio_backend):
     yield limiter
     # All tokens are back: as many hops as there are threads run side by side, once more.
     await until(lambda: limiter.borrowed_tokens == limiter.statistics().tasks_waiting == 0)
-    limiter._check()
+    limiter.pool._check()
     together = threading.Barrier(3)
     async with anyio.create_task_group() as group:
         for _ in range(3):
             group.start_soon(to_thread.run_sync, together.wait, 20)
     await until(lambda: limiter.borrowed_tokens == 0)
-    assert limiter.view().lingering == 0
+    assert limiter.pool.snapshot().lingering == 0
     limiter.total_tokens = before
 
 

@@ -73,15 +73,15 @@ class TestRequest:
                     await anyio.lowlevel.checkpoint()
 
         async def request():
-            from fastapi_overflow._threads.lease import current_lease
+            from fastapi_overflow._requests.lease_of_request import current_lease
 
-            lease = Seen(limiter, 0)
+            lease = Seen(limiter.pool, 0, None)
             leases.add(lease)
             reset = current_lease.set(lease)
             try:
                 await hops()
             finally:
-                limiter.close_lease(lease)
+                limiter.pool.close_lease(lease)
                 current_lease.reset(reset)
 
         async with requests(limiter) as group:

@@ -123,7 +123,7 @@ class TestSideBySide:
             assert limiter.borrowed_tokens == 3
             end_all(hops)
             await settle(limiter)
-            assert (limiter.borrowed_tokens, limiter.view().lingering) == (0, 1)
+            assert (limiter.borrowed_tokens, limiter.pool.snapshot().lingering) == (0, 1)
             over.set()
 
 
@@ -133,7 +133,7 @@ class TestOutsideRequests:
         limiter, _ = make_limiter(monkeypatch, 3)
         async with limiter:
             pass
-        assert (limiter.borrowed_tokens, limiter.view().lingering) == (0, 0)
+        assert (limiter.borrowed_tokens, limiter.pool.snapshot().lingering) == (0, 0)
 
     async def test_first_and_later(self, monkeypatch):
         """A task's first hop is a first one, those that follow may use the reserve."""
@@ -235,7 +235,7 @@ class TestOutlivesRequest:
             hop.end()
             await settle(limiter)
             assert hop.over
-            assert limiter.view().lingering == 0
+            assert limiter.pool.snapshot().lingering == 0
 
     async def test_hop(self, monkeypatch):
         """The token of a hop that outlives its request comes back when the hop ends."""
@@ -273,7 +273,7 @@ class TestOutlivesRequest:
             assert hop.running
             hop.end()
             await settle(limiter)
-            assert limiter.view().lingering == 0
+            assert limiter.pool.snapshot().lingering == 0
 
 
 class TestOtherLimiter:
@@ -290,5 +290,5 @@ class TestOtherLimiter:
                     pass
 
             await as_request(limiter, app)
-            assert (other.view().lingering, limiter.view().lingering) == (0, 1)
+            assert (other.pool.snapshot().lingering, limiter.pool.snapshot().lingering) == (0, 1)
             request.finish()

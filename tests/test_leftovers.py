@@ -99,12 +99,12 @@ def damage(environment, kind):
         environment.remove(*(f.name for f in package.glob("*.py") if f.name != "__init__.py"))
     elif kind == "__init__ gone":
         environment.remove("__init__.py")
-    elif kind == "_patch gone":
-        environment.remove("_patch.py")
-    elif kind == "_hops gone":
-        environment.remove("_hops.py")
-    elif kind == "_patch damaged":
-        (package / "_patch.py").write_text("def broken(:\n")
+    elif kind == "points gone":
+        environment.remove("_patching/points.py")
+    elif kind == "hops gone":
+        environment.remove("_requests/hops.py")
+    elif kind == "points damaged":
+        (package / "_patching" / "points.py").write_text("def broken(:\n")
     elif kind == "wrapt broken":
         (environment.site_packages / "wrapt").mkdir()
         (environment.site_packages / "wrapt" / "__init__.py").write_text("raise OSError('broken')")
@@ -134,9 +134,9 @@ TOLD_BY_SITE = ["package gone", "__init__ only", OLD_INIT, "line of another vers
 # Nobody notices before Starlette is imported; then a line says that the app is unprotected.
 TOLD_BY_US = [
     "__init__ gone",
-    "_patch gone",
-    "_hops gone",
-    "_patch damaged",
+    "points gone",
+    "hops gone",
+    "points damaged",
     "wrapt broken",
     "wrapt too old",
 ]

@@ -247,7 +247,7 @@ class TestWithReserve:
             assert limiter.borrowed_tokens == 6
             hops += first_hops(limiter, group, 5)
             await settle(limiter)
-            limiter.resize(6, 1)
+            limiter.pool.resize(6, 1)
             await settle(limiter)
             running = limiter.borrowed_tokens
             end_all(hops)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fastapi_overflow._threads.lease import current_lease
+from fastapi_overflow._requests.lease_of_request import current_lease
 from limiter_tools import STALL_SECONDS, make_limiter
 
 TOTALS = st.sampled_from([0, 1, 2, 3, 5, math.inf])
@@ -115,7 +115,7 @@ class Pool(RuleBasedStateMachine):
     def request_begins(self):
         """A request, by a task of its own that will make hops."""
         context = copy_context()
-        lease = self.in_loop(lambda: self.limiter.open_lease())
+        lease = self.in_loop(lambda: self.limiter.pool.open_lease())
         context.run(current_lease.set, lease)
         self.open.append((lease, context))
         self.start(context)
@@ -137,7 +137,7 @@ class Pool(RuleBasedStateMachine):
     def request_ends(self, number):
         """A request ends, whatever its tasks are doing."""
         lease, _ = self.open.pop(number % len(self.open))
-        self.in_loop(lambda: self.limiter.close_lease(lease))
+        self.in_loop(lambda: self.limiter.pool.close_lease(lease))
 
     # ---- hops
 
@@ -176,7 +176,7 @@ class Pool(RuleBasedStateMachine):
                 self.limiter.acquire_on_behalf_of_nowait(key)
             except Exception as exc:
                 return type(exc).__name__ == "WouldBlock"
-            self.limiter._check()
+            self.limiter.pool._check()
             self.limiter.release_on_behalf_of(key)
             return True
 
@@ -193,7 +193,7 @@ class Pool(RuleBasedStateMachine):
     @rule(total=TOTALS, reserve=st.integers(0, 4))
     def reserve_changed(self, total, reserve):
         self.most = max(self.most, total)
-        self.in_loop(lambda: self.limiter.resize(total, reserve))
+        self.in_loop(lambda: self.limiter.pool.resize(total, reserve))
 
     @rule(number=st.integers(1, 5))
     def turns(self, number):
@@ -212,7 +212,7 @@ class Pool(RuleBasedStateMachine):
     def holds(self):
         if self.limiter is None:
             return
-        self.limiter._check()
+        self.limiter.pool._check()
         found = self.limiter.statistics()
         # Each that asks or holds either waits or has a token, and nobody else does.
         busy = [actor.state for actor in self.actors].count
@@ -249,7 +249,7 @@ class Pool(RuleBasedStateMachine):
         assert self.limiter.statistics().tasks_waiting == 0
         assert self.limiter.borrowed_tokens == 0
         for lease, _ in self.open:
-            self.in_loop(lambda lease=lease: self.limiter.close_lease(lease))
+            self.in_loop(lambda lease=lease: self.limiter.pool.close_lease(lease))
 
         async def full_capacity():
             # The task's first hop makes the others later ones, which may use the reserve.

@@ -13,7 +13,7 @@ NESTED = """
 import sys
 import anyio
 from anyio import from_thread, to_thread
-from fastapi_overflow._threads.lease import current_lease
+from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiter import OverflowLimiter
 
 backend, limiter_type, depth = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -28,10 +28,10 @@ def work(limiter, below):
 async def request(limiter):
     if limiter_type == "stock":
         return await hop(limiter, depth)
-    lease = limiter.open_lease()
+    lease = limiter.pool.open_lease()
     current_lease.set(lease)
     await hop(limiter, depth)
-    limiter.close_lease(lease)
+    limiter.pool.close_lease(lease)
 
 async def main():
     limiter = anyio.CapacityLimiter(4) if limiter_type == "stock" else OverflowLimiter(4)

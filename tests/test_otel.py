@@ -9,8 +9,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from fastapi_overflow import otel, run_in_threadpool, set_thread_limit, stats
-from fastapi_overflow._requests.limiter import OverflowLimiter
-from fastapi_overflow._requests.replacements import current_limiter
+from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import metrics as _metrics
 from observed import busy, calm, deadlock, until
 from support import run_python
@@ -115,8 +114,15 @@ class TestSwitching:
             otel.instrument(provider)
         try:
             await run_in_threadpool(int)
-            assert type(current_limiter()) is _metrics.MeasuredLimiter
-            assert current_limiter()._started == {}
+            (used,) = [
+                metric
+                for resource in reader.get_metrics_data().resource_metrics
+                for scope in resource.scope_metrics
+                for metric in scope.metrics
+                if metric.name == "fastapi_overflow.thread.use_time"
+            ]
+            (point,) = used.data.data_points
+            assert point.count == 1  # not of the hop that had begun before
         finally:
             otel.uninstrument()
             provider.shutdown()
@@ -126,7 +132,7 @@ class TestSwitching:
         await run_in_threadpool(int)
         otel.uninstrument()
         await run_in_threadpool(int)
-        assert type(current_limiter()) is OverflowLimiter
+        assert not current_limiter().pool._dispatcher.reports_hops
         assert all(
             point.count == 1
             for name, metric in collect().items()

@@ -19,7 +19,7 @@ from anyio import to_thread
 import fastapi_overflow
 from environments import Environment
 from fastapi_overflow._patching import points as _patch
-from fastapi_overflow._patching.points import NEEDED, TABLE
+from fastapi_overflow._patching.table import NEEDED, TABLE
 
 fastapi_overflow.patch()  # for installations without the hook
 

@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from fastapi_overflow._patching.points import TABLE
+from fastapi_overflow._patching.table import TABLE
 
 # Registered before ours, so it runs before ours. `damage` gets the module whose import patches.
 BEFORE_OURS = """

@@ -17,7 +17,7 @@ from fastapi_overflow import (
     set_thread_limit,
     stats,
 )
-from fastapi_overflow._watching import metrics as _metrics
+from fastapi_overflow._watching import observer
 from observed import busy, calm, deadlock, until
 from support import run_python
 
@@ -30,7 +30,7 @@ def scrape(monkeypatch):
     now = Stats()  # of this test's loop: the server asks in a thread of its own
     monkeypatch.setattr(prometheus, "stats", lambda all_loops: now)
     registry = CollectorRegistry()
-    before = _metrics._listeners
+    before = observer._listeners
     prometheus.instrument(registry)
     server, thread = start_http_server(0, "127.0.0.1", registry)
 
@@ -48,8 +48,8 @@ def scrape(monkeypatch):
         }
 
     yield samples
-    for listener in set(_metrics._listeners) - set(before):
-        _metrics.ignore(listener)
+    for listener in set(observer._listeners) - set(before):
+        observer.ignore(listener)
     server.shutdown()
     server.server_close()
     thread.join(20)

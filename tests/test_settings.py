@@ -152,7 +152,7 @@ class TestUnknownVariables:
 
     def test_are_warned_of_once(self, monkeypatch, caplog):
         """One warning tells name and nearest name, however often the settings are loaded."""
-        monkeypatch.setattr(_settings, "_current", None)
+        monkeypatch.setattr(_settings, "_decided", None)
         monkeypatch.setenv("FASTAPI_OVERFLOW_LIMT", "7")
         with caplog.at_level(logging.WARNING, "fastapi_overflow"):
             assert _settings.load() is _settings.load()
@@ -166,7 +166,7 @@ class TestUnknownVariables:
 class TestLoad:
     def test_raises_again_until_it_is_mended(self, monkeypatch):
         """A wrong value raises at every attempt; mended, it counts."""
-        monkeypatch.setattr(_settings, "_current", None)
+        monkeypatch.setattr(_settings, "_decided", None)
         monkeypatch.setenv(LIMIT, "2")
         for _ in range(2):
             with pytest.raises(SettingsError):

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.pool import QueuePool
 
 from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
-from fastapi_overflow._requests.replacements import current_limiter
+from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import episodes as _episode
 from fastapi_overflow._watching import stacks as _stacks
 from fastapi_overflow._watching import stall_log as _stall_log
@@ -99,7 +99,7 @@ class TestWhatIsTold:
                 await lose_token()
                 go_on.set()
                 await until(lambda: stats().threads_grown == 3, "all threads that may be added")
-                looks = current_limiter()._stall.episodes
+                looks = current_limiter().pool.observer._episodes
                 grown_at_last_look = stats().threads_grown
                 await until(lambda: looks._grown == grown_at_last_look, "one more look")
                 at_work.release()
@@ -109,13 +109,12 @@ class TestWhatIsTold:
     async def test_pauses(self, told, at_once):
         """A stall that moves for a moment and goes on is one, with one end."""
         set_thread_limit(3)
-        watch = current_limiter()._stall
         async with busy(4):
             for _ in range(2):
                 await until(lambda: stats().stalled, "a stall")
-                current_limiter()._finished += 1
+                current_limiter().pool._dispatcher.finished += 1
                 await until(lambda: not stats().stalled, "a pause")
-            assert watch.episodes.stalled is False
+            assert not stats().stalled
             assert told("stall_end") == []
         await until(lambda: told("stall_end"), "its end")
         assert stats().stalls == len(told("stall_begin")) == len(told("stall_end")) == 1
@@ -127,7 +126,7 @@ class TestWhatIsTold:
             await until(lambda: stats().stalled, "a stall")
 
             def moves():
-                current_limiter()._finished += 1
+                current_limiter().pool._dispatcher.finished += 1
                 return told("stall_end")
 
             await until(moves, "its end")
@@ -138,7 +137,7 @@ class TestStacksRead:
     async def test_not_at_each_look(self, monkeypatch):
         """However often a stalled pool is looked at, the stacks are read at long intervals."""
         calm(3)
-        episodes = current_limiter()._stall.episodes
+        episodes = _episode.Episodes(current_limiter().pool)
         read = []
         monkeypatch.setattr(_stacks, "hop_frames", lambda loop: read.append(loop) or [])
         async with busy(3):
@@ -283,7 +282,7 @@ class TestStacks:
         """A worker that waits for work runs no hop."""
         await run_in_threadpool(int)
         # Having told the loop of the result it goes back to waiting.
-        await until(lambda: not _stacks.hop_frames(current_limiter().loop), "an idle worker")
+        await until(lambda: not _stacks.hop_frames(current_limiter().pool.loop), "an idle worker")
 
     async def test_only_of_this_loop(self, anyio_backend_name):
         """Threads of another loop are none of this one's business."""
@@ -297,7 +296,7 @@ class TestStacks:
         other.start()
         try:
             await until(lambda: len(_stacks.hop_frames()) > before, "the other loop's hop")
-            assert _stacks.hop_frames(current_limiter().loop) == []
+            assert _stacks.hop_frames(current_limiter().pool.loop) == []
         finally:
             go_on.set()
             await anyio.to_thread.run_sync(other.join)
@@ -350,7 +349,7 @@ class TestStacks:
             seen = set()
 
             def look():
-                frames = _stacks.hop_frames(current_limiter().loop)
+                frames = _stacks.hop_frames(current_limiter().pool.loop)
                 seen.update(map(_stacks.waits_for_thread, frames))
                 return waits in seen
 
@@ -381,7 +380,7 @@ class TestStacks:
         groups = []
 
         def look():
-            groups[:] = _stacks.grouped(_stacks.hop_frames(current_limiter().loop))
+            groups[:] = _stacks.grouped(_stacks.hop_frames(current_limiter().pool.loop))
             return groups and groups[0].where == "sqlalchemy/pool/impl.py _do_get"
 
         async with anyio.create_task_group() as group:

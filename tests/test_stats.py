@@ -19,7 +19,7 @@ from anyio import to_thread
 
 import fastapi_overflow
 from fastapi_overflow import Stats, run_in_threadpool, set_thread_limit, stats
-from fastapi_overflow._requests.replacements import current_limiter
+from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import episodes as _episode
 from observed import Gate, busy, calm, deadlock, lose_token, request, until
 from support import run_python
@@ -219,8 +219,11 @@ class TestDeadlocksAverted:
         later = Gate()
         begun, go_on = 0, anyio.Event()
 
+        def finished():
+            return stats().hops - current_limiter().borrowed_tokens
+
         def has_ended(hops):
-            return current_limiter().view().finished == hops
+            return finished() == hops
 
         async def under_way():
             nonlocal begun
@@ -245,10 +248,10 @@ class TestDeadlocksAverted:
                     await until(lambda: stats().threads_grown == 1, "a thread beyond the limit")
                     await until(lambda: not stats().stalled, "the end of the stall")
                     for each in (gate, later) if first == "blocked" else (later, gate):
-                        ended = current_limiter().view().finished + (3 if each is gate else 1)
+                        ended = finished() + (3 if each is gate else 1)
                         each.open()
                         await until(partial(has_ended, ended), "the end of the hops at the gate")
-                        await anyio.sleep(2 * current_limiter().stall_seconds)
+                        await anyio.sleep(2 * current_limiter().pool.stall_seconds)
             finally:
                 later.open()
         assert stats().deadlocks_averted == 0

@@ -1,18 +1,15 @@
 """A FastAPI or Starlette app that can no longer deadlock on its own thread pool.
 
-General layout, by the moment at which a module runs:
-    _startup   every start of every Python: arms an import finder, nothing else
-    _settings  Starlette is imported: reads the environment
-    _patch     Starlette is imported: puts the replacements in place (_layers: who has got which)
-    _hops      every request and every hop: the replacements themselves
-    _pool      every hop: who gets a thread, in what order: _dispatch _tokens _queue _lease _linger
-               _gate _stall _growth _clock (_counters: what it counts; _view: what it shows)
-    _limiter   every hop: anyio's contract on top of the pool
-    _episode   the pool stalls: what is counted and logged of it (_stacks, _stall_log)
-    _control   somebody asks: set_thread_limit()
-    _stats     somebody asks: stats(), is_saturated()
-    _advice    somebody asks, or the first stall: advise() (_app_report)
-    __main__   somebody asks: the command line
+General layout, by the moment at which a room or module runs:
+    _startup      every start of every Python: arms an import finder, nothing else
+    _patching/    Starlette is imported: puts the replacements in place
+    _settings     the same moment: reads the environment
+    _requests/    every request and every hop: the replacements themselves
+    _threads/     every hop: who gets a thread, in what order; knows nothing but Python
+    _watching/    a pool stalls, or somebody asks: stats, advice, log, metrics
+    asgi otel prometheus   integrations that users name
+    _cli/         somebody asks: the command line (__main__)
+Imports between rooms point one way; `import-linter` checks it (pyproject.toml).
 """
 
 # Nothing is imported here: this file runs at the start of every Python of the environment.
@@ -21,10 +18,10 @@ _HOME = {
     "Stats": "_watching.stats",
     "advise": "_watching.advice",
     "is_saturated": "_watching.stats",
-    "iterate_in_threadpool": "_requests.replacements",
+    "iterate_in_threadpool": "_requests.hops",
     "patch": "_patching.points",
     "patched": "_patching.points",
-    "run_in_threadpool": "_requests.replacements",
+    "run_in_threadpool": "_requests.hops",
     "set_thread_limit": "_requests.thread_limit",
     "stats": "_watching.stats",
 }
@@ -38,6 +35,8 @@ def __getattr__(name):  # type: ignore[no-untyped-def]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    # Whoever uses the package without a patch is told of stalls too.
+    import_module(f"{__name__}._watching.observer").install()
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     return value
 

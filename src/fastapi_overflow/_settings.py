@@ -1,18 +1,18 @@
-"""The settings: read when Starlette is imported, changed by set_thread_limit().
+"""The settings: decided once, when Starlette is imported, and changed by set_thread_limit() only.
 
 Called by the patch, by every new limiter and by the command line. A wrong value raises
 `SettingsError`; nothing here touches a running limiter.
 """
 
 # No `from __future__ import annotations`: a NamedTuple compiles each that is a string.
-import logging
 import math
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-logger = logging.getLogger("fastapi_overflow")
+from ._log import logger
+from ._startup import is_disabled_by
 
 PREFIX = "FASTAPI_OVERFLOW_"
 LIMIT_RULE = "a whole number of at least 3"
@@ -33,6 +33,7 @@ class SettingsError(ValueError):
 class Settings(NamedTuple):
     """What a new limiter is made with.
 
+    :ivar disabled: whether everything is off; then the rest has not been read
     :ivar limit: threads per event loop
     :ivar reserve: threads of the limit that only requests already under way may use
     :ivar stall_threads: most threads added while the pool is stalled; None: as many as the limit
@@ -42,6 +43,7 @@ class Settings(NamedTuple):
     :ivar sources: where each came from: "default", a variable's name or "set_thread_limit()"
     """
 
+    disabled: bool = False
     limit: int = 40
     reserve: int = 1
     stall_threads: int | None = None
@@ -51,9 +53,9 @@ class Settings(NamedTuple):
     sources: Mapping[str, str] = MappingProxyType({})
 
 
-# Variable, field of Settings (None: read elsewhere).
-VARIABLES: dict[str, str | None] = {
-    "FASTAPI_OVERFLOW_DISABLE": None,
+# Variable, field of Settings.
+VARIABLES: dict[str, str] = {
+    "FASTAPI_OVERFLOW_DISABLE": "disabled",
     "FASTAPI_OVERFLOW_LIMIT": "limit",
     "FASTAPI_OVERFLOW_RESERVE": "reserve",
     "FASTAPI_OVERFLOW_STALL_THREADS": "stall_threads",
@@ -68,10 +70,12 @@ def read(environ: Mapping[str, str]) -> Settings:
 
     :raises SettingsError: naming the variable, its value and the rule it breaks
     """
+    if is_disabled_by(environ):  # then a wrong value of another one must not stop the app
+        return Settings(disabled=True, sources={"disabled": "FASTAPI_OVERFLOW_DISABLE"})
     given = {
         name: environ[variable].strip()
         for variable, name in VARIABLES.items()
-        if name and environ.get(variable, "").strip()
+        if name != "disabled" and environ.get(variable, "").strip()
     }
 
     def whole(name: str, rule: str, least: int) -> int:
@@ -108,7 +112,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         values[switch] = SWITCH.get(given[switch].lower())
         if values[switch] is None:
             raise _error(switch, "1 or 0", given[switch])
-    names = {name: variable for variable, name in VARIABLES.items() if name}
+    names = {name: variable for variable, name in VARIABLES.items()}
     return Settings(**values, sources={name: names[name] for name in values})
 
 
@@ -126,27 +130,61 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
     return {n: next(iter(get_close_matches(n, VARIABLES, 1)), None) for n in unknown}
 
 
-_current: Settings | None = None
+_decided: Settings | None = None
+_decided_by: dict[str, str | None] = {}  # the variables as they were then
+_chosen: dict[str, int] = {}  # by set_thread_limit()
 
 
 def load() -> Settings:
-    """Read the environment, once, and warn of variables that mean nothing.
+    """Return the settings; the first call decides them by the environment.
+
+    That call comes when Starlette is imported, or from `patch()`, or from the first hop of an app
+    that calls this package directly. It warns of variables that mean nothing.
 
     :raises SettingsError: when a value breaks its rule, at every call until it is mended
     """
-    global _current
-    if _current is None:
-        _current = read(os.environ)
+    global _decided
+    if _decided is None:
+        settings = read(os.environ)
         for name, nearest in unknown_variables(os.environ).items():
             hint = f", did you mean {nearest}?" if nearest else ""
             logger.warning("%s is not a setting of fastapi-overflow%s", name, hint)
-    return _current
+        _decided_by.update((name, os.environ.get(name)) for name in VARIABLES)
+        _decided = _with_choice(settings)
+    return _decided
 
 
-def change(*, limit: int, reserve: int) -> None:
+def decided() -> Settings | None:
+    """Return the settings if they have been decided."""
+    return _decided
+
+
+def choose(*, limit: int, reserve: int) -> None:
     """Set what the limiters of event loops to come are made with."""
-    global _current
-    now = load()
-    here = "set_thread_limit()"
-    sources = {**now.sources, "limit": here, "reserve": here}
-    _current = now._replace(limit=limit, reserve=reserve, sources=sources)
+    global _decided
+    _chosen.update(limit=limit, reserve=reserve)
+    if _decided is not None:
+        _decided = _with_choice(_decided)
+
+
+def _with_choice(settings: Settings) -> Settings:
+    if not _chosen:
+        return settings
+    sources = {**settings.sources, **dict.fromkeys(_chosen, "set_thread_limit()")}
+    return settings._replace(**_chosen, sources=sources)  # type: ignore[arg-type]
+
+
+def warn_of_late_changes() -> None:
+    """Warn, once for each, of variables that were set after the settings had been decided."""
+    for name, before in _decided_by.items():
+        now = os.environ.get(name)
+        if now == before:
+            continue
+        _decided_by[name] = now
+        logger.warning(
+            "%s was %s too late: the settings are decided when Starlette is imported. It has no"
+            " effect in this process; set it before the app is imported%s.",
+            name,
+            "unset" if now is None else f"set to {now!r}",
+            ", or call set_thread_limit()" if name.endswith(("_LIMIT", "_RESERVE")) else "",
+        )

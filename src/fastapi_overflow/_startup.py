@@ -10,22 +10,24 @@ import sys
 armed_by = None  # ".pth", ".start" or "arm()"
 
 
-def disabled() -> bool:
+def is_disabled_by(environ) -> bool:  # type: ignore[no-untyped-def]
     """Tell whether FASTAPI_OVERFLOW_DISABLE turns everything off."""
-    value = os.environ.get("FASTAPI_OVERFLOW_DISABLE", "")
+    value = environ.get("FASTAPI_OVERFLOW_DISABLE", "")
     return value.strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
-    """Wait, as a finder of `sys.meta_path`, for Starlette; FastAPI imports it before all else."""
+    """Wait, as a finder of `sys.meta_path`, for Starlette; FastAPI imports it before all else.
+
+    It stays there for good: another thread may be iterating over the list, and would miss a finder
+    if this one took itself out.
+    """
     if fullname != "starlette":
         return None
     try:
-        from fastapi_overflow._patching.points import register_hooks
-
-        register_hooks()
+        from fastapi_overflow._patching.first_import import find
     except Exception as exc:
-        # A half-removed installation, wrapt missing: the app runs as stock.
+        # A half-removed installation: the app runs as stock.
         import logging
 
         logging.getLogger("fastapi_overflow").warning(
@@ -33,16 +35,8 @@ def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
             "Reinstall fastapi-overflow, or uninstall it.",
             exc,
         )
-    # Only now: where a second thread gets here meanwhile it must wait for the hooks too.
-    try:
-        sys.meta_path.remove(finder)
-    except ValueError:
-        pass  # the other thread was faster
-    # Ask all finders again instead of returning None: the import machinery is in the middle
-    # of iterating over the list that has just changed and would skip one.
-    from importlib import util
-
-    return util.find_spec(fullname)
+        return None
+    return find(fullname, path, target, finder)
 
 
 # The module itself: a class of its own would cost 0.2 % of the start of an interpreter.
@@ -52,7 +46,7 @@ finder = sys.modules[__name__]
 def arm() -> None:
     """Put the finder on `sys.meta_path`, once, unless FASTAPI_OVERFLOW_DISABLE is set."""
     global armed_by
-    if armed_by is not None or disabled():
+    if armed_by is not None or is_disabled_by(os.environ):
         return
     caller = sys._getframe(1)
     if caller.f_globals.get("__name__") != "site":

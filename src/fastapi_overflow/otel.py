@@ -18,7 +18,7 @@ from opentelemetry.metrics import (
 )
 
 from . import __version__
-from ._watching import metrics as _metrics
+from ._watching import metrics, observer
 from ._watching.stats import stats
 
 PREFIX = "fastapi_overflow."
@@ -44,7 +44,7 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
     if _times is not None:
         return
     meter = get_meter("fastapi_overflow", __version__, meter_provider)
-    for metric in _metrics.METRICS:
+    for metric in metrics.METRICS:
         create = meter.create_observable_up_down_counter
         if metric.total:
             create = meter.create_observable_counter  # type: ignore[assignment]
@@ -54,26 +54,26 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
             f"{PREFIX}thread.{name}",
             "s",
             description,
-            explicit_bucket_boundaries_advisory=_metrics.BUCKETS,
+            explicit_bucket_boundaries_advisory=metrics.BUCKETS,
         )
         for name, description in (
-            ("wait_time", _metrics.WAIT_TIME),
-            ("use_time", _metrics.USE_TIME),
+            ("wait_time", metrics.WAIT_TIME),
+            ("use_time", metrics.USE_TIME),
         )
     )
     _times = _Times(wait, use)
-    _metrics.listen(_times)
+    observer.listen(_times)
 
 
 def uninstrument() -> None:
     """Report no more. The instruments stay with their meter, as the API can't remove any."""
     global _times
     if _times is not None:
-        _metrics.ignore(_times)
+        observer.ignore(_times)
         _times = None
 
 
-def _callback(metric: _metrics.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _callback(metric: metrics.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         if _times is None:
             return []

@@ -34,7 +34,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ._watching import metrics as _metrics
+from ._log import logger
+from ._watching import metrics, observer
 from ._watching.stats import stats
 
 PREFIX = "fastapi_overflow_"
@@ -44,16 +45,16 @@ class OverflowCollector(Collector):
     """The numbers of `stats(all_loops=True)`, read at each scrape."""
 
     def describe(self) -> Iterator[Metric]:
-        for metric in _metrics.METRICS:
+        for metric in metrics.METRICS:
             yield _family(metric, [])
 
     def collect(self) -> Iterator[Metric]:
         now = stats(all_loops=True)
-        for metric in _metrics.METRICS:
+        for metric in metrics.METRICS:
             yield _family(metric, metric.read(now))
 
 
-def _family(metric: _metrics.Metric, values: list[_metrics.Value]) -> Metric:
+def _family(metric: metrics.Metric, values: list[metrics.Value]) -> Metric:
     kind = CounterMetricFamily if metric.total else GaugeMetricFamily
     family = kind(PREFIX + metric.prometheus, metric.description, labels=_labels(metric))
     for attributes, value in values:
@@ -61,17 +62,17 @@ def _family(metric: _metrics.Metric, values: list[_metrics.Value]) -> Metric:
     return family
 
 
-def _labels(metric: _metrics.Metric) -> list[str]:
+def _labels(metric: metrics.Metric) -> list[str]:
     return {"threads": ["state"], "pending_requests": ["hop"]}.get(metric.prometheus, [])
 
 
 class _Times:
     def __init__(self, registry: CollectorRegistry) -> None:
         wait, use = (
-            Histogram(PREFIX + name, text, registry=registry, buckets=_metrics.BUCKETS)
+            Histogram(PREFIX + name, text, registry=registry, buckets=metrics.BUCKETS)
             for name, text in (
-                ("thread_wait_seconds", _metrics.WAIT_TIME),
-                ("thread_use_seconds", _metrics.USE_TIME),
+                ("thread_wait_seconds", metrics.WAIT_TIME),
+                ("thread_use_seconds", metrics.USE_TIME),
             )
         )
         self.waited = wait.observe
@@ -92,7 +93,7 @@ def instrument(registry: CollectorRegistry = REGISTRY, *, refresh_seconds: float
         os.register_at_fork(after_in_child=mirror.start)  # gunicorn --preload
     else:
         registry.register(OverflowCollector())
-    _metrics.listen(times)
+    observer.listen(times)
 
 
 class _Mirror:
@@ -101,8 +102,8 @@ class _Mirror:
     def __init__(self, registry: CollectorRegistry, seconds: float) -> None:
         self._seconds = seconds
         self._written: dict[tuple[str, ...], float] = {}
-        self._metrics: list[tuple[_metrics.Metric, Counter | Gauge]] = []
-        for metric in _metrics.METRICS:
+        self._metrics: list[tuple[metrics.Metric, Counter | Gauge]] = []
+        for metric in metrics.METRICS:
             name, labels = PREFIX + metric.prometheus, _labels(metric)
             made: Counter | Gauge
             if metric.total:
@@ -123,7 +124,10 @@ class _Mirror:
 
     def _run(self) -> None:
         while True:
-            self.write()
+            try:
+                self.write()
+            except Exception:  # the disk may be full, or the directory gone; the next may succeed
+                logger.debug("The metrics could not be written", exc_info=True)
             time.sleep(self._seconds)
 
     def write(self) -> None:
@@ -135,6 +139,6 @@ class _Mirror:
                     child.set(value)
                 else:
                     key = (metric.name, *attributes.values())
-                    # A loop that has ended takes its totals along: what it had was counted.
+                    # Sums of seconds may differ by a rounding, and a counter must not go back.
                     child.inc(max(value - self._written.get(key, 0), 0))
                     self._written[key] = value

@@ -32,23 +32,24 @@ sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswit
 import anyio, fastapi_overflow
 assert fastapi_overflow.__file__.startswith(sys.argv[1])
 from fastapi_overflow import run_in_threadpool
-from fastapi_overflow._requests.replacements import current_limiter, wrap_starlette_call
-from fastapi_overflow._threads.lease import current_lease
+from fastapi_overflow._requests.limiters import current_limiter
+from fastapi_overflow._requests.replacements import wrap_starlette_call
+from fastapi_overflow._requests.lease_of_request import current_lease
 how, scenario, hops = sys.argv[2], sys.argv[3], int(sys.argv[4])
 if how == "listener":
-    from fastapi_overflow._watching import metrics as _metrics
+    from fastapi_overflow._watching import observer
     class Nobody:
         def waited(self, seconds): pass
         used = waited
-    _metrics.listen(Nobody())
+    observer.listen(Nobody())
 
 async def hop():
     if how == "thread":
         return await run_in_threadpool(int)
     # The limiter alone: what threads do to the number of instructions is a matter of luck.
-    pool = current_limiter()
+    pool = current_limiter().pool
     task = pool.current_task()
-    waiter = pool.start_acquire(task)
+    waiter = pool.start_acquire(task, current_lease.get())
     if waiter is not None:
         await pool.wait(waiter)
     await anyio.lowlevel.checkpoint()

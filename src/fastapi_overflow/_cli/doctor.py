@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, _settings, _startup
+from .._log import logger
 from .unarmed import REINSTALL, Problem, hook_files, name_conflict, why_unarmed
 
 GOVERNS = ("anyio's default thread limiter, in each event loop: what Starlette and FastAPI use",)
@@ -145,8 +146,8 @@ def run(*, as_json: bool, app: str | None = None) -> int:
     :param app: "module:attribute", an app to import and to look at too
     """
     # What the package would log while Starlette is imported is in the report.
-    _settings.logger.addHandler(logging.NullHandler())
-    _settings.logger.propagate = False
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
     report = examine()
     if app is not None and not report.settings_wrong:
         report.app = _look_at_app(app)
@@ -169,7 +170,7 @@ def examine() -> Report:
     report.unknown_variables = _settings.unknown_variables(os.environ)
     report.hook_file = next((str(file) for file in hook_files()), None)
     report.armed_by = _startup.armed_by or _patched_before()
-    if _startup.disabled():
+    if _startup.is_disabled_by(os.environ):
         value = os.environ["FASTAPI_OVERFLOW_DISABLE"]
         report.problems.append(
             Problem(f"FASTAPI_OVERFLOW_DISABLE is set, to {value!r}", "unset it, or set it to 0")
@@ -203,39 +204,39 @@ def _import_and_look(report: Report) -> None:
             )
             return
     try:
-        from .._patching import points as _patch
+        from .._patching import points, table
     except ImportError as exc:
         report.problems.append(
             name_conflict("wrapt")
             or Problem(f"a dependency is missing or broken: {exc}", REINSTALL)
         )
         return
-    for point in _patch.TABLE:
+    for point in table.TABLE:
         report.points.append(_state(point, report))
     absent = [point for point in report.points if point.state == NOT_IN_PLACE]
     if report.problems or not absent:
         return
-    if _patch._failure:
-        report.problems.append(Problem(_patch._failure, _patch.REMEDY))
+    if failure := points.failure():
+        report.problems.append(Problem(failure, points.REMEDY))
         return
     conflicts = (name_conflict(name) for name in ("wrapt", "anyio", "starlette", "fastapi"))
     report.problems.append(
         next(filter(None, conflicts), None)
-        or Problem(f"{absent[0].name} is {NOT_IN_PLACE}: {absent[0].reason}", _patch.REMEDY)
+        or Problem(f"{absent[0].name} is {NOT_IN_PLACE}: {absent[0].reason}", points.REMEDY)
     )
 
 
 def _state(point: Any, report: Report) -> PointState:
-    from .._patching import points as _patch
+    from .._patching import points, table
 
-    name = f"{point.target or point.module}.{point.attribute}"
-    if _patch.in_place(point):
+    name = point.place
+    if points.in_place(point):
         return PointState(name, IN_PLACE)
-    if point not in _patch.NEEDED and find_spec("fastapi") is None:
+    if point not in table.NEEDED and find_spec("fastapi") is None:
         return PointState(name, NOT_NEEDED, "FastAPI is not installed")
     if report.problems:
         return PointState(name, NOT_IN_PLACE, "see the problem above")
-    return PointState(name, NOT_IN_PLACE, _patch._failure or "another object has taken its place")
+    return PointState(name, NOT_IN_PLACE, points.failure() or "another object has taken its place")
 
 
 def _settings_in_force() -> dict[str, tuple[float, str]]:
@@ -243,7 +244,7 @@ def _settings_in_force() -> dict[str, tuple[float, str]]:
     values = {
         name: (getattr(settings, name), settings.sources.get(name, "default"))
         for name in _settings.VARIABLES.values()
-        if name
+        if name != "disabled"
     }
     if settings.stall_threads is None:
         values["stall_threads"] = settings.limit, "default: the limit"
@@ -252,8 +253,8 @@ def _settings_in_force() -> dict[str, tuple[float, str]]:
 
 def _patched_before() -> str | None:
     """Tell whether something in this environment calls `patch()` by itself (a sitecustomize)."""
-    patch = sys.modules.get("fastapi_overflow._patching.points")
-    return "patch()" if patch is not None and patch._hooks_registered else None
+    points = sys.modules.get("fastapi_overflow._patching.points")
+    return "patch()" if points is not None and points.are_hooks_registered() else None
 
 
 def _versions() -> dict[str, str | None]:

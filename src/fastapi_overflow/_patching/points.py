@@ -1,16 +1,15 @@
-"""Put the replacements in place: called when Starlette is imported, and by `patch()`.
+"""Put the table in place: called just before Starlette is loaded, and by `patch()`.
 
-One table says what is patched; a row is put in place from a wrapt post-import hook, inside the
-import of its module. It must never take an app down: where a module isn't as expected, all that
-was patched is undone, one warning says so, and the app runs as stock. Wrong settings are the one
-exception: they stop the import of Starlette.
+A row is put in place from a wrapt post-import hook, inside the import of its module. It must never
+take an app down: where a module isn't as expected, all that was patched is undone, one warning says
+so, and the app runs as stock. Wrong settings are the one exception: they stop the import of
+Starlette.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from threading import RLock
 from types import ModuleType
@@ -18,151 +17,74 @@ from typing import Any
 
 import wrapt
 
-from .. import __version__, _settings, _startup
-from .._settings import logger
+from .. import __version__, _settings
+from .._log import logger
 from .functions import is_pristine, leads_to, rebind
+from .table import MODULES, NEEDED, TABLE, Point
 
 REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
-
-
-class Point:
-    """A row of the table: what is replaced, by what, and how the original must look.
-
-    :ivar module: whose import puts the row in place
-    :ivar attribute: dotted, in `target` or else in `module`
-    :ivar wrapper: in _hops
-    """
-
-    # Not a NamedTuple: Python compiles these, at the cost of an import of a module or two.
-    __slots__ = ("attribute", "is_kind", "module", "parameters", "target", "wrapper")
-
-    def __init__(  # noqa: PLR0917 - read as columns
-        self,
-        module: str,
-        attribute: str,
-        wrapper: str,
-        is_kind: Callable[[Any], bool],
-        parameters: tuple[str, ...],
-        target: str = "",
-    ) -> None:
-        self.module = module
-        self.attribute = attribute
-        self.wrapper = wrapper
-        self.is_kind = is_kind
-        self.parameters = parameters
-        self.target = target
-
-
-# Why these: see each wrapper's docstring. anyio is patched from Starlette's import on, so that a
-# process that merely uses anyio is left alone. Its public functions are patched, not its backends:
-# they look the same in anyio 3 and 4. (_handover touches one, for speed only, and can do without.)
-TABLE = (
-    Point(
-        "starlette.concurrency",
-        "current_default_thread_limiter",
-        "wrap_current_default_thread_limiter",
-        callable,
-        (),
-        target="anyio.to_thread",
-    ),
-    Point(
-        "starlette.concurrency",
-        "run_sync",
-        "wrap_run_sync",
-        inspect.iscoroutinefunction,
-        ("func", "args", "limiter"),
-        target="anyio.to_thread",
-    ),
-    Point(
-        "starlette.concurrency",
-        "run_in_threadpool",
-        "wrap_run_in_threadpool",
-        inspect.iscoroutinefunction,
-        ("func", "args", "kwargs"),
-    ),
-    Point(
-        "starlette.concurrency",
-        "iterate_in_threadpool",
-        "wrap_iterate_in_threadpool",
-        inspect.isasyncgenfunction,
-        ("iterator",),
-    ),
-    Point(
-        "starlette.applications",
-        "Starlette.__call__",
-        "wrap_starlette_call",
-        inspect.iscoroutinefunction,
-        ("self", "scope", "receive", "send"),
-    ),
-    # The same objects as Starlette's, unless FastAPI was imported before a late patch().
-    Point(
-        "fastapi.concurrency",
-        "run_in_threadpool",
-        "wrap_run_in_threadpool",
-        inspect.iscoroutinefunction,
-        ("func", "args", "kwargs"),
-    ),
-    Point(
-        "fastapi.concurrency",
-        "iterate_in_threadpool",
-        "wrap_iterate_in_threadpool",
-        inspect.isasyncgenfunction,
-        ("iterator",),
-    ),
-)
-NEEDED = tuple(point for point in TABLE if not point.module.startswith("fastapi"))
 
 # What is in place: the original and what stands there now.
 _applied: dict[Point, tuple[Any, Any]] = {}
 _failure: str | None = None  # why nothing is patched
 _late: set[str] = set()  # modules that were imported before their hook was registered
-_hooks_registered = False
-_lock = RLock()
+_hooked: set[str] = set()  # modules that have their hook
+_lock = RLock()  # for these. Nothing is imported while it is held: an import may wait for it
 
 
 def register_hooks() -> None:
     """Have each row put in place when its module is imported; at once where it already is."""
-    global _hooks_registered
+    there = []
     with _lock:  # whoever comes second must not go on before the hooks are there
-        if _hooks_registered:
-            return
-        _hooks_registered = True
-        for module in ("starlette", *dict.fromkeys(point.module for point in TABLE)):
-            if sys.modules.get(module) is not None:
-                import_module(module)  # another thread may be in the middle of it
+        for module in MODULES:
+            if module in _hooked:
+                continue
+            _hooked.add(module)
+            if sys.modules.get(module) is None:
+                wrapt.register_post_import_hook(_on_import, module)
+            else:
+                there.append(module)
                 _late.add(module)
-            wrapt.register_post_import_hook(_on_import, module)
+    for module in there:
+        # Another thread may be in the middle of importing it: this waits for its end.
+        _on_import(import_module(module))
+
+
+def are_hooks_registered() -> bool:
+    return bool(_hooked)
+
+
+def failure() -> str | None:
+    """Return why nothing is patched, None where all is as expected."""
+    return _failure
 
 
 def _on_import(module: ModuleType) -> None:
     """Put the rows of a module in place, at the end of its import."""
-    global _hooks_registered
-    if module.__name__ == "starlette":
-        try:
-            _settings.load()
-        except _settings.SettingsError:
-            # The import of Starlette fails, and must fail again when it is tried again.
-            _hooks_registered = False
-            if _startup.finder not in sys.meta_path:
-                sys.meta_path.insert(0, _startup.finder)
-            raise
-        return
-    if _failure is not None:
-        return
-    moved = {}
     points = [p for p in TABLE if p.module == module.__name__ and not in_place(p)]
-    for step in (_check, _apply):  # all rows are as expected before the first is touched
-        for point in points:
-            try:
-                step(point)
-            except Exception as exc:
-                _give_up(point, exc)
-                return
-    for point in points:
-        # A module just imported has given its functions to nobody yet.
-        if point.target or point.module in _late:
-            original, replacement = _applied[point]
-            moved[id(original)] = replacement
+    if not points or _failure is not None:
+        return
+    point = points[0]
+    try:
+        for point in points:  # all rows are as expected before the first is touched
+            _check(point)
+        from .._requests import replacements  # noqa: F401 - before the lock is held
+        from .._watching import observer
+
+        observer.install()
+        with _lock:
+            for point in points:
+                if not in_place(point):
+                    _apply(point)
+    except Exception as exc:
+        _give_up(point, exc)
+        return
+    # A module just imported has given its functions to nobody yet.
+    moved = {
+        id(_applied[point][0]): _applied[point][1]
+        for point in points
+        if point.target or point.module in _late
+    }
     if moved:
         rebind(moved)
     if module.__name__ == "starlette.applications" and patched():
@@ -219,24 +141,23 @@ def _check(point: Point) -> None:
 
 def _apply(point: Point) -> None:
     """Put a row in place."""
-    from .._requests import replacements as _hops
+    from .._requests import hops, replacements
 
     owner, name, original = _resolve(point)
-    wrapper = getattr(_hops, point.wrapper)
-    if point.wrapper in _hops.SHORT_CUTS and not is_pristine(original):
-        wrapper = _hops.wrap_pass_through  # what others put there before must run
+    wrapper = getattr(replacements, point.wrapper)
+    if point.wrapper in replacements.SHORT_CUTS and not is_pristine(original):
+        wrapper = replacements.wrap_pass_through  # what others put there before must run
     replacement = wrapt.FunctionWrapper(original, wrapper)
     wrapt.apply_patch(owner, name, replacement)
     _applied[point] = original, replacement
     if point.wrapper == "wrap_run_sync":
-        _hops.patched_run_sync = replacement
+        hops.patched_run_sync = replacement
 
 
 def _give_up(point: Point, exc: Exception) -> None:
     """Undo everything and say why, once."""
     global _failure
-    place = f"{point.target or point.module}.{point.attribute}"
-    _failure = f"{place} is not as expected: {exc}"
+    _failure = f"{point.place} is not as expected: {exc}"
     for done, (original, replacement) in reversed(_applied.items()):
         owner, name, current = _resolve(done)
         if current is replacement:
@@ -268,9 +189,9 @@ def patch() -> None:
 
     :raises SettingsError: when a FASTAPI_OVERFLOW_* variable has a value that breaks its rule
     """
-    if _startup.disabled():
+    if _settings.load().disabled:
+        _settings.warn_of_late_changes()
         return
-    _settings.load()
     register_hooks()
     import starlette.applications  # noqa: F401 - the hooks do the rest
 

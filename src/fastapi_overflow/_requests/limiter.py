@@ -13,17 +13,18 @@ import anyio
 from anyio import CapacityLimiterStatistics, WouldBlock
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
+from .._threads.clock import Clock, current_clock
+from .._threads.observer import Observer
 from .._threads.pool import TokenPool
+from .lease_of_request import current_lease
 
 
-class OverflowLimiter(TokenPool, anyio.CapacityLimiter):
+class OverflowLimiter(anyio.CapacityLimiter):
     """An `anyio.CapacityLimiter` whose borrowers are the hops of requests.
 
     :param total_tokens: the limit, in threads; math.inf for none
-    :param reserve: threads of the limit for later hops; at most all but one in effect
-    :param stall_threads: most threads beyond the limit in a stall; None: as many as the limit
-    :param stall_seconds: seconds without a finished hop after which the pool is stalled
-    :param gate: whether to hold requests back while threads queue for database connections
+    :param clock: None: of the running event loop
+    The others are those of `TokenPool`.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> OverflowLimiter:
@@ -37,9 +38,19 @@ class OverflowLimiter(TokenPool, anyio.CapacityLimiter):
         stall_threads: int | None = None,
         stall_seconds: float = 0.05,
         gate: bool = True,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
     ) -> None:
         _check_total_tokens(total_tokens)
-        super().__init__(total_tokens, reserve, stall_threads, stall_seconds, gate)
+        self.pool = TokenPool(
+            clock or current_clock(),
+            total_tokens,
+            reserve,
+            stall_threads=stall_threads,
+            stall_seconds=stall_seconds,
+            gate=gate,
+            observer=observer,
+        )
 
     async def __aenter__(self) -> None:
         await self.acquire()
@@ -49,51 +60,51 @@ class OverflowLimiter(TokenPool, anyio.CapacityLimiter):
 
     @property
     def total_tokens(self) -> float:
-        return self._total
+        return self.pool.limit
 
     @total_tokens.setter
     def total_tokens(self, value: float) -> None:
         _check_total_tokens(value)
-        self.resize(value, self._reserve)
+        self.pool.resize(value, self.pool.reserve)
 
     @property
     def borrowed_tokens(self) -> int:
         """The number of hops that run; a token that lingers is free for whoever asks."""
-        return len(self._borrowers)
+        return self.pool.running
 
     @property
     def available_tokens(self) -> float:
         """The number of tokens that no hop runs with, those of the reserve included."""
-        return self._total - len(self._borrowers)
+        return self.pool.limit - self.pool.running
 
     def acquire_nowait(self) -> None:
-        self.acquire_on_behalf_of_nowait(self.current_task())
+        self.acquire_on_behalf_of_nowait(self.pool.current_task())
 
     def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
-        if not self.start_acquire_nowait(borrower):
+        if not self.pool.acquire_nowait(borrower, current_lease.get()):
             raise WouldBlock
 
     async def acquire(self) -> None:
-        await self.acquire_on_behalf_of(self.current_task())
+        await self.acquire_on_behalf_of(self.pool.current_task())
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
         await checkpoint_if_cancelled()
-        waiter = self.start_acquire(borrower)
+        waiter = self.pool.start_acquire(borrower, current_lease.get())
         if waiter is not None:
-            await self.wait(waiter)
+            await self.pool.wait(waiter)
             return
         try:
             await cancel_shielded_checkpoint()
         except BaseException:
-            self.abandon(borrower)  # the caller never got the token: to the next waiter
+            self.pool.abandon(borrower)  # the caller never got the token: to the next waiter
             raise
 
     def release(self) -> None:
-        self.release_on_behalf_of(self.current_task())
+        self.release_on_behalf_of(self.pool.current_task())
 
     def release_on_behalf_of(self, borrower: object) -> None:
         try:
-            self.finish(borrower)
+            self.pool.finish(borrower)
         except KeyError:
             raise RuntimeError(
                 "this borrower isn't holding any of this CapacityLimiter's tokens"
@@ -101,11 +112,15 @@ class OverflowLimiter(TokenPool, anyio.CapacityLimiter):
 
     def statistics(self) -> CapacityLimiterStatistics:
         return CapacityLimiterStatistics(
-            borrowed_tokens=len(self._borrowers),
-            total_tokens=self._total,
-            borrowers=tuple(self._borrowers),
-            tasks_waiting=self._waiters.size,
+            borrowed_tokens=self.pool.running,
+            total_tokens=self.pool.limit,
+            borrowers=self.pool.borrowers(),
+            tasks_waiting=self.pool.waiting,
         )
+
+
+# What anyone may ask of a limiter.
+CONTRACT = frozenset(name for name in vars(OverflowLimiter) if not name.startswith("_")) - {"pool"}
 
 
 def _check_total_tokens(value: float) -> None:

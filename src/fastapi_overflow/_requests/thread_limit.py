@@ -5,11 +5,14 @@ Called by apps, from the event loop, from worker threads and before any loop run
 
 from __future__ import annotations
 
+import os
+
 from anyio import from_thread
 
 from .. import _settings
-from . import replacements as _hops
-from .replacements import current_limiter
+from .._log import logger
+from .._startup import is_disabled_by
+from .limiters import current_limiter
 
 
 def set_thread_limit(limit: int = 40, anti_deadlock_reserve: int = 1) -> None:
@@ -36,22 +39,25 @@ def set_thread_limit(limit: int = 40, anti_deadlock_reserve: int = 1) -> None:
             f"anti_deadlock_reserve must be {rule} (the limit is {limit}), "
             f"got {anti_deadlock_reserve}"
         )
-    if _hops.OFF:
-        _settings.logger.warning(
-            "set_thread_limit() has no effect: FASTAPI_OVERFLOW_DISABLE is set"
-        )
-    elif _in_event_loop():
-        current_limiter().resize(limit, anti_deadlock_reserve)
+    settings = _settings.decided()
+    if is_disabled_by(os.environ) if settings is None else settings.disabled:
+        logger.warning("set_thread_limit() has no effect: FASTAPI_OVERFLOW_DISABLE is set")
+    elif _is_in_event_loop():
+        current_limiter().pool.resize(limit, anti_deadlock_reserve)
     else:
         try:
-            from_thread.run_sync(lambda: current_limiter().resize(limit, anti_deadlock_reserve))
+            from_thread.run_sync(
+                lambda: current_limiter().pool.resize(limit, anti_deadlock_reserve)
+            )
         except RuntimeError:  # not in a worker thread either
-            _settings.change(limit=limit, reserve=anti_deadlock_reserve)
+            _settings.choose(limit=limit, reserve=anti_deadlock_reserve)
 
 
-def _in_event_loop() -> bool:
+def _is_in_event_loop() -> bool:
     try:
         current_limiter()
+    except _settings.SettingsError:
+        raise
     except Exception:
         return False
     return True

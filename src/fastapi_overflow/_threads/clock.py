@@ -35,6 +35,9 @@ class Clock(Protocol):
     def loop(self) -> Any:
         """Return the asyncio loop, None on trio or when the loop is gone."""
 
+    def is_over(self) -> bool:
+        """Tell, in any thread, whether the loop is known to be closed."""
+
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call back in the loop's next turn."""
 
@@ -56,6 +59,10 @@ class AsyncioClock:
 
     def loop(self) -> Any:
         return self._loop()
+
+    def is_over(self) -> bool:
+        loop = self._loop()
+        return loop is None or loop.is_closed()
 
     def is_running_here(self) -> bool:
         # Not None: under trio no asyncio loop runs, and ours may be gone.
@@ -97,6 +104,9 @@ class TrioClock:
 
     def loop(self) -> Any:
         return None
+
+    def is_over(self) -> bool:
+        return False  # its limiter goes with it, as a value of the run
 
     def is_running_here(self) -> bool:
         return False  # never cheap: anyio's own look-up it is

@@ -1,49 +1,40 @@
 """What a pool counts for those who look, besides what its own state tells.
 
-Written by the pool, from the event loop's thread, and only on its slow paths: a hop waits, a new
-thread is taken, the pool stalls. Read from any thread. It must cost a hop nothing that runs in the
-token its lease has kept, and it never decides anything.
+Written by the pool in the event loop's thread, read from any thread. It never decides anything.
 """
 
-# No `from __future__ import annotations`: a NamedTuple compiles each that is a string.
-from typing import NamedTuple
-
-
-class Progress(NamedTuple):
-    """How many hops have finished, by the kind of their token."""
-
-    regular: int
-    extra: int
+from __future__ import annotations
 
 
 class Counters:
     """Totals since the loop's first hop, and high-water marks.
 
+    :ivar hops: tokens given out
     :ivar waits: hops that had to wait for a token, those still waiting included
     :ivar seconds_waited: by hops whose wait has ended, be it cancelled
     :ivar reserve_used: tokens of the reserve that were given out
-    :ivar stalls: see `_episode`
+    :ivar stalls: stalls that have begun
     :ivar threads_grown: hops that got a thread beyond the limit
-    :ivar deadlocks_averted: see `_episode`
+    :ivar deadlocks_averted: counted by the pool's observer
     :ivar peak_threads: most tokens taken at once
     :ivar peak_waiting: most hops waiting at once
     :ivar waiting_since: time.monotonic() at which somebody began to wait and nobody else did;
         it holds as long as somebody waits
     """
 
-    __slots__ = (
-        "deadlocks_averted",
-        "peak_threads",
-        "peak_waiting",
-        "reserve_used",
+    TOTALS = (
+        "hops",
+        "waits",
         "seconds_waited",
+        "reserve_used",
         "stalls",
         "threads_grown",
-        "waiting_since",
-        "waits",
+        "deadlocks_averted",
     )
+    __slots__ = (*TOTALS, "peak_threads", "peak_waiting", "waiting_since")
 
     def __init__(self) -> None:
+        self.hops = 0
         self.waits = 0
         self.seconds_waited = 0.0
         self.reserve_used = 0
@@ -68,3 +59,8 @@ class Counters:
             self.waiting_since = now
         if waiting > self.peak_waiting:  # noqa: PLR1730 - for every hop that waits
             self.peak_waiting = waiting
+
+    def add_totals(self, other: Counters) -> None:
+        """Add what only ever grows, but not the high-water marks."""
+        for name in self.TOTALS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))

@@ -1,76 +1,168 @@
-"""Who gets the next thread of a stalled pool: the guess at who holds what all others wait for.
+"""Who gets the next thread of a stalled pool: a guess at who holds what all others wait for.
 
-Asked by the pool, through the stall watch, while nothing finishes. It may look at every waiter:
-that is nothing beside the stall. It must never leave a kind of hop without its chance.
+Asked through the stall watch while nothing finishes. It must never leave a kind of hop without its
+chance, and never hash, compare or ask for attributes what a hop will call: that is the app's, and
+may raise.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import contextlib
 from functools import partial
+from heapq import heappop, heappush
+from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
-from .queue import Waiter, WaiterQueue
-
-# Within a kind in turn: the deepest is the likeliest to hold something. Where it isn't it, the
-# oldest, and the youngest, that others of its depth have kept out.
-_TURNS: tuple[Callable[[Waiter], tuple[int, int]], ...] = (
-    lambda waiter: (-waiter.depth, waiter.arrival),
-    lambda waiter: (waiter.arrival, 0),
-    lambda waiter: (-waiter.arrival, 0),
-)
+from .waiters import LaterHops, Waiter
 
 MOST = 1024  # threads at one look; the pool has its own bound
 
 
 class Growth:
-    """How a pool grows in one stall: by how many at the next look, and whom it lets in.
+    """By how many threads a pool grows in one stall: at its looks 1, then 2, 4, ..."""
 
-    By depth alone the extra threads could all go to hops that block as those before them did: a
-    thousand requests at the hop in which they take a connection keep out the fifteen that are about
-    to give theirs back in another. So each kind of hop, by the function that it calls, gets as many
-    threads as any other.
-    """
-
-    __slots__ = ("_let_in", "_threads")
+    __slots__ = ("_threads",)
 
     def __init__(self) -> None:
         self._threads = 1
-        self._let_in: Counter[object] = Counter()  # hops by kind
 
     @property
     def begun(self) -> bool:
         return self._threads > 1
 
     def more(self) -> int:
-        """Return how many threads to add now: 1, then 2, 4, ..."""
         threads = self._threads
         self._threads = min(2 * threads, MOST)
         return threads
 
-    def choose(self, waiters: WaiterQueue) -> Waiter:
-        """Return one of the later hops that wait."""
-        kinds: dict[object, list[Waiter]] = {}
-        for waiter in waiters.later:
-            kinds.setdefault(kind_of(waiter.func), []).append(waiter)
-        deepest = _TURNS[0]
-        kind = min(kinds, key=lambda kind: (self._let_in[kind], min(map(deepest, kinds[kind]))))
-        turn = _TURNS[self._let_in[kind] % len(_TURNS)]
-        self._let_in[kind] += 1
-        return min(kinds[kind], key=turn)
+
+class _Kind:
+    """The waiting hops that run the same code.
+
+    :ivar let_in: how many of them have got a thread beyond the limit in this stall
+    :ivar is_listed: whether the kind is among those that may be next
+    """
+
+    __slots__ = ("_code", "_orders", "is_listed", "let_in")
+
+    def __init__(self, code: tuple[object, ...]) -> None:
+        self._code = code  # kept, as it is known by its id
+        self.let_in = 0
+        self.is_listed = False
+        # In turn: the deepest is the likeliest to hold something. Where it doesn't, the oldest, and
+        # the youngest, that others of its depth have kept out.
+        self._orders = (
+            LaterHops(lambda waiter: -waiter.depth),
+            LaterHops(lambda waiter: waiter.arrival),
+            LaterHops(lambda waiter: -waiter.arrival),
+        )
+
+    def __len__(self) -> int:
+        return len(self._orders[0].entries)
+
+    def add(self, waiter: Waiter) -> None:
+        for order in self._orders:
+            order.add(waiter)
+
+    def deepest(self) -> Waiter | None:
+        return self._orders[0].next()
+
+    def next(self) -> Waiter | None:
+        return self._orders[self.let_in % len(self._orders)].next()
+
+    def purge(self) -> None:
+        for order in self._orders:
+            order.purge()
 
 
-def kind_of(func: Any) -> object:
-    """Return what is the same for hops that do the same work for different requests."""
-    subject = func.args[0] if isinstance(func, partial) and func.args else None
-    while isinstance(func, partial):
-        func = func.func
-    owner = getattr(func, "__self__", None)
-    return (
-        getattr(func, "__func__", func),
-        # What a sync dependency is entered with is a method of a context manager around a function,
-        # what a stream is read with is `next` of a generator.
-        getattr(owner, "func", None),
-        getattr(subject, "gi_code", None),
-    )
+class ByKind:
+    """Later hops by the code that they run, each kind getting as many threads as any other.
+
+    By depth alone the extra threads could all go to hops that block as those before them did: a
+    thousand requests at the hop in which they take a connection keep out the fifteen that are about
+    to give theirs back in another.
+
+    Made when a pool has stalled, of those who wait then, and dropped when the stall is over. So no
+    choice looks at all waiters: each is O(log n).
+    """
+
+    __slots__ = ("_entries", "_kinds", "_listed")
+
+    def __init__(self) -> None:
+        self._entries = 0
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
+        self._listed: list[tuple[int, int, int, _Kind]] = []  # fewest let in first, then deepest
+
+    def __len__(self) -> int:
+        return self._entries
+
+    def add(self, waiter: Waiter) -> None:
+        code = code_of(waiter.func)
+        key = tuple(part if type(part) is str else id(part) for part in code)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = _Kind(code)
+        kind.add(waiter)
+        self._entries += 1
+        if not kind.is_listed:
+            self._list(kind)
+
+    def next(self) -> Waiter | None:
+        """Return who gets the next thread; the kind has had its turn then."""
+        while self._listed:
+            *_, kind = heappop(self._listed)
+            kind.is_listed = False
+            waiter = kind.next()
+            if waiter is not None:
+                kind.let_in += 1
+                self._list(kind)
+                return waiter
+        return None
+
+    def _list(self, kind: _Kind) -> None:
+        deepest = kind.deepest()
+        if deepest is not None:
+            kind.is_listed = True
+            heappush(self._listed, (kind.let_in, -deepest.depth, deepest.arrival, kind))
+
+    def purge(self) -> None:
+        """Drop those who have left the queue."""
+        for kind in self._kinds.values():
+            kind.purge()
+        self._entries = sum(map(len, self._kinds.values()))
+
+
+# The attributes of a partial, read past what a subclass may define.
+_func_of = vars(partial)["func"].__get__
+_args_of = vars(partial)["args"].__get__
+
+
+def code_of(func: Any) -> tuple[object, ...]:
+    """Return what is the same for hops that do the same work for different requests.
+
+    Compare the parts by identity. Only what Python itself has made is looked into, by its exact
+    type; of anything else only the type is taken.
+    """
+    subject = None
+    while issubclass(type(func), partial):
+        args = _args_of(func)
+        if args:
+            subject = args[0]
+        func = _func_of(func)
+    if type(func) is MethodType:
+        owner, func = func.__self__, func.__func__
+        if type(owner) is contextlib._GeneratorContextManager:
+            # What a sync dependency is entered and left with: the method of a context manager
+            # around a generator function.
+            return *_code(func), *code_of(owner.func)
+    if type(subject) is GeneratorType:  # what a stream is read with: `next` of a generator
+        return *_code(func), subject.gi_code
+    return _code(func)
+
+
+def _code(func: Any) -> tuple[object, ...]:
+    if type(func) is FunctionType:
+        return (func.__code__,)
+    if type(func) is BuiltinMethodType:  # a function in C, or the method of an object in C
+        return type(func.__self__), func.__name__
+    return (type(func),)

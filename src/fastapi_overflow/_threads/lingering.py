@@ -20,10 +20,10 @@ class Lingering:
     """The leases whose tokens linger, oldest first.
 
     :param somebody_waits: asked at each turn; turns are counted while it says so
-    :param give_back: called after each turn, with those whose time is up
+    :param give_back: called after each turn, with the leases whose time is up
     """
 
-    __slots__ = ("_clock", "_give_back", "_somebody_waits", "_turn", "counting", "leases")
+    __slots__ = ("_clock", "_give_back", "_somebody_waits", "_turn", "counts_turns", "leases")
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Lingering:
         self._somebody_waits = somebody_waits
         self._give_back = give_back
         self._turn = 0
-        self.counting = False
+        self.counts_turns = False
         self.leases: dict[Lease, None] = {}
 
     def add(self, lease: Lease) -> None:
@@ -50,15 +50,21 @@ class Lingering:
         return leases
 
     def end_oldest(self, most: float) -> Iterable[Lease]:
+        """Let up to `most` linger no longer; their tokens are the caller's to give back."""
         return self.end([lease for n, lease in enumerate(self.leases) if n < most])
 
+    def end_one_extra(self) -> Iterable[Lease]:
+        """The same for the oldest that has a token of the reserve or of the growth, if any."""
+        return self.end([lease for lease in self.leases if lease.extra][:1])
+
     def count_turns(self) -> None:
-        if self.leases and not self.counting:
-            self.counting = True
+        """Count the loop's turns for as long as somebody waits and a token lingers."""
+        if self.leases and not self.counts_turns:
+            self.counts_turns = True
             self._clock.call_soon(self._on_turn)
 
     def _on_turn(self) -> None:
-        self.counting = False
+        self.counts_turns = False
         if not self._somebody_waits():
             return
         self._turn += 1

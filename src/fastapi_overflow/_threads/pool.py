@@ -1,52 +1,58 @@
-"""Who gets a thread, and in which order: the tokens of one event loop.
+"""The pool: who of all hops gets a token, and when it is given back.
 
-Called for every hop, from the event loop's thread only. It must never block, never start a thread
-of its own, and knows nothing of wrapt, FastAPI or the environment.
-
-Vocabulary, used everywhere in this project:
-    limit    how many threads the hops of one event loop may have (anyio: total_tokens)
-    token    the right to one thread
-    hop      one trip of an async function into a thread and back
-    lease    one request's claim: it keeps the token of a finished hop for a few turns of the loop
-    linger   what a token does between the hops of its lease
-    reserve  tokens of the limit that only later hops (not a request's first) may take
-    waiter   a hop that waits for a token
-    stall    somebody waits and nothing has finished for a while
-    gate     what keeps new requests out while threads queue for database connections
+Called for every hop, from the event loop's thread only. It must never block, and never look at what
+a hop calls.
 """
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
-from .clock import current_clock
-from .counters import Progress
-from .dispatch import Dispatch
+from .callers import Callers
+from .clock import Clock
+from .counters import Counters
+from .dispatcher import Dispatcher
 from .gate import Gate
-from .lease import LINGERING, MANY_HOPS, Lease, current_lease
-from .queue import Waiter, copied
-from .stall_watch import StallWatch
+from .lease import LINGERING, Lease
+from .observer import NoObserver, Observer
+from .stall_watch import Progress, StallWatch
+from .waiters import Waiter
 
 if TYPE_CHECKING:
-    from .snapshot import View
+    from .snapshot import Snapshot
 
 ALREADY_HOLDING = "this borrower is already holding one of this CapacityLimiter's tokens"  # anyio's
 
 
-class TokenPool(Dispatch):
+class TokenPool:
     """The tokens of one event loop: who has one, who waits, who is next.
 
     First hops take the regular tokens (`limit - reserve`), later hops all of them. A finished hop's
     token lingers with its lease. When the pool stalls, later hops get extra tokens beyond the
     limit, 1, 2, 4, ... until hops finish again; they are not replaced when they are given back.
+
+    :param clock: of the event loop whose pool this is
+    :param limit: in threads; math.inf for none
+    :param reserve: threads of the limit for later hops; at most all but one in effect
+    :param stall_threads: most threads beyond the limit in a stall; None: as many as the limit
+    :param stall_seconds: seconds without a finished hop after which the pool is stalled
+    :param gate: whether to hold requests back while threads queue for database connections
+    :param observer: told what happens
     """
 
-    # Invariants, between any two calls, beside those of the tokens and of the dispatch:
-    #   3. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
+    # Invariants, between any two calls:
+    #   1. A lease lingers if and only if its token is LINGERING; its token is BUSY if and only if
+    #      it is the value of one borrower. A closed lease doesn't linger.
+    #   2. `tokens.extra` is the number of tokens taken that aren't regular.
+    #   3. No more regular tokens are taken than there are, or were when the limit was lowered; no
+    #      more others than the reserve and the stall threads together.
+    #   4. While a regular token is free, no later hop waits, and no first hop but at the gate.
+    #   5. While one of the reserve is free, no later hop waits.
+    #   6. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
     #      loop are counted.
-    #   4. The gate is open while the stall watch is off, and when nothing has finished for a while.
+    #   7. The gate is open while the stall watch is off, and when nothing has finished for a while.
+    #   8. Every token given out is given back by exactly one of `finish` and `abandon`.
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
@@ -57,80 +63,123 @@ class TokenPool(Dispatch):
 
     def __init__(
         self,
-        total: float,
+        clock: Clock,
+        limit: float,
         reserve: int,
-        stall_threads: int | None,
-        stall_seconds: float,
-        gate: bool,
+        *,
+        stall_threads: int | None = None,
+        stall_seconds: float = 0.05,
+        gate: bool = True,
+        observer: Observer | None = None,
     ) -> None:
-        self._clock = current_clock()
-        self.current_task = self._clock.current_task
-        self.is_running_here = self._clock.is_running_here
-        super().__init__(self._clock, Gate(gate), stall_threads)
-        # Tasks that have hopped outside any lease, by weak reference. Not a WeakSet: that is
-        # Python code, at each look.
-        self._hopped: set[ref[Any]] = set()
-        self._stall = StallWatch(self, self._clock, stall_seconds, self._gate)
-        self._finished = 0  # hops with a regular token
-        self._finished_extra = 0  # hops with one of the reserve or of the growth
-        self.resize(total, reserve)
+        self.clock = clock
+        self.observer = observer or NoObserver()
+        self.counters = Counters()
+        self._gate = Gate(gate)
+        self._callers = Callers(clock.current_task)
+        self._dispatcher = dispatcher = Dispatcher(
+            clock,
+            limit,
+            reserve,
+            stall_threads=stall_threads,
+            gate=self._gate,
+            counters=self.counters,
+            observer=self.observer,
+        )
+        self._waiters = dispatcher.waiters
+        self._stall_watch = StallWatch(self, clock, stall_seconds, self._gate, self.observer)
+        # Not methods that call these: one Python call less for each hop.
+        self.current_task = clock.current_task
+        self.is_running_here = clock.is_running_here
+        self.somebody_waits = dispatcher.somebody_waits
+        self.finish = dispatcher.finish
+        self.abandon = dispatcher.abandon
+        self.observer.attach(self)
 
-    def resize(self, total: float, reserve: int) -> None:
+    def resize(self, limit: float, reserve: int) -> None:
         """Set limit and reserve; who may run now is woken, tokens that linger are taken back."""
         self._gate.open()
-        self._set_size(total, reserve)
-        ended = self._linger.end_oldest(self._taken() - total)
-        self._give_back(ended)
+        tokens, lingering = self._dispatcher.tokens, self._dispatcher.lingering
+        tokens.resize(limit, reserve)
+        self._dispatcher.give_back(lingering.end_oldest(tokens.taken - limit))
 
     # ---- leases
 
-    def open_lease(self) -> Lease:
-        """Return a new lease for a request that begins in the current task."""
-        # A task that has hopped before may hold something: what it calls isn't a first hop.
-        return Lease(self, 1 if self._has_hopped(self.current_task()) else 0)
+    def open_lease(self, *, under_way: bool = False) -> Lease:
+        """Return a new lease for a request that begins in the current task.
+
+        :param under_way: whether whoever calls the app may hold something already. So may a task
+            that has hopped before. The first hop of such a request counts as a later one
+        """
+        return self._callers.open_lease(self, under_way)
 
     def close_lease(self, lease: Lease) -> None:
         """End a lease with its request; a hop that outlives it gives its token back at once."""
-        lease.closed = True
-        if not lease.hops:
-            return
         try:
-            self._remember(self.current_task())
+            self._callers.close_lease(lease)
         except RuntimeError:
             return  # an abandoned coroutine: the loop is gone, and all who could wait with it
         if lease.token == LINGERING:
-            self._give_back(self._linger.end((lease,)))
+            self._dispatcher.give_back(self._dispatcher.lingering.end((lease,)))
 
-    # ---- hops
+    def keep(self, borrower: object, lease: Lease) -> bool:
+        """Use the token of `lease` for a hop that has another limiter, if it lingers; tell whether.
 
-    def start_acquire(self, borrower: object, func: object = None) -> Waiter | None:
+        As with any hop, `finish` ends it.
+        """
+        return lease.token == LINGERING and self._dispatcher.take(borrower, lease, lease.hops)
+
+    def linger_anew(self, lease: Lease) -> None:
+        """Have the token of `lease`, if it lingers, do so as if it had only begun."""
+        if lease.token == LINGERING:
+            self._dispatcher.lingering.end((lease,))
+            self._dispatcher.lingering.add(lease)
+
+    # ---- hops; `finish` or `abandon` ends one
+
+    def start_acquire(
+        self, borrower: object, lease: Lease | None, func: object = None
+    ) -> Waiter | None:
         """Take a token for `borrower` at once, or return the waiter to `wait` with.
 
+        :param lease: of the request on whose behalf the hop is made; one that is closed or of
+            another loop counts as none
         :param func: what the hop will call, as far as is known
+        :raises RuntimeError: if the borrower has a token already
         """
-        lease, depth = self._who(borrower)
-        if self._take(borrower, lease, depth):
+        dispatcher = self._dispatcher
+        if borrower in dispatcher.tokens.borrowers:
+            raise RuntimeError(ALREADY_HOLDING)
+        if lease is not None and (lease.closed or lease.pool is not self):
+            lease = None
+        depth = self._callers.depth(borrower, lease)
+        if dispatcher.take(borrower, lease, depth):
             return None
-        waiter = Waiter(borrower, lease, depth, self._clock.wake_up(), func)
+        waiter = Waiter(borrower, lease, depth, self.clock.wake_up(), func)
         self._waiters.add(waiter)
         self.counters.wait_began(waiter.since, self._waiters.size)
         if lease is not None and not depth:
             if lease.waiting_first is None:
                 lease.waiting_first = []
             lease.waiting_first.append(waiter)
-        self._linger.count_turns()
-        self._stall.watch()
+        dispatcher.lingering.count_turns()
+        self._stall_watch.watch()
         return waiter
 
-    def start_acquire_nowait(self, borrower: object) -> bool:
+    def acquire_nowait(self, borrower: object, lease: Lease | None) -> bool:
         """Take a token for `borrower`, one that lingers if need be; tell whether there was one."""
-        lease, depth = self._who(borrower)
-        if self._take(borrower, lease, depth):
+        dispatcher = self._dispatcher
+        if borrower in dispatcher.tokens.borrowers:
+            raise RuntimeError(ALREADY_HOLDING)
+        if lease is not None and (lease.closed or lease.pool is not self):
+            lease = None
+        depth = self._callers.depth(borrower, lease)
+        if dispatcher.take(borrower, lease, depth):
             return True
         if self._waiters.size:
             return False
-        self._give_back(self._linger.end_oldest(math.inf))
-        return self._take(borrower, lease, depth)
+        dispatcher.give_back(dispatcher.lingering.end_oldest(math.inf))
+        return dispatcher.take(borrower, lease, depth)
 
     async def wait(self, waiter: Waiter) -> None:
         """Wait until `waiter` is granted its token.
@@ -143,150 +192,104 @@ class TokenPool(Dispatch):
             if waiter.granted:
                 self.abandon(waiter.borrower)  # its token goes to the next waiter
             elif waiter.waiting:
-                self._forget(waiter)  # it has no token
+                self._dispatcher.leave_queue(waiter)  # it has no token
             raise
         if not waiter.granted:
             raise RuntimeError(ALREADY_HOLDING)
 
-    def finish(self, borrower: object) -> None:
-        """End the hop of `borrower`: its token lingers with its lease or goes to the next waiter.
-
-        :raises KeyError: if it has none
-        """
-        lease = self._borrowers.pop(borrower)
-        if lease is None:
-            self._finished += 1
-        else:
-            if lease.extra:
-                self._finished_extra += 1
-            else:
-                self._finished += 1
-            if (
-                not (lease.closed or (self._owed and lease.extra))
-                and (lease.streak < MANY_HOPS or not self._is_needed_back())
-                and not (self._lowered and self._is_too_many(lease))
-            ):
-                self._linger.add(lease)
-                if self._waiters.size:
-                    self._linger.count_turns()
-            else:
-                self._give_back((lease,))
-            return
-        if self._waiters.size:
-            self._dispatch()
-
-    def keep(self, borrower: object, lease: Lease) -> bool:
-        """Use the token of `lease` for a hop that has another limiter, if it lingers; tell whether.
-
-        As with any hop, `finish` ends it.
-        """
-        return lease.token == LINGERING and self._take(borrower, lease, lease.hops)
-
-    def linger_anew(self, lease: Lease) -> None:
-        """Have the token of `lease`, if it lingers, do so as if it had only begun."""
-        if lease.token == LINGERING:
-            self._linger.end((lease,))
-            self._linger.add(lease)
-
-    def abandon(self, borrower: object) -> None:
-        """Return the token of a hop that never ran to the next waiter."""
-        lease = self._borrowers.pop(borrower)
-        self._give_back(() if lease is None else (lease,))
-
-    def _who(self, borrower: object) -> tuple[Lease | None, int]:
-        """Return the lease of the caller, if any, and the depth of its hop."""
-        if borrower in self._borrowers:
-            raise RuntimeError(ALREADY_HOLDING)
-        lease = current_lease.get()
-        if lease is not None and lease.pool is self and not lease.closed:
-            return lease, lease.hops
-        task = self.current_task()
-        if self._has_hopped(task):
-            return None, 1
-        self._remember(task)
-        return None, 0
-
-    def _has_hopped(self, task: Any) -> bool:
-        return task is not None and ref(task) in self._hopped
-
-    def _remember(self, task: Any) -> None:
-        """What `task` does next, outside any lease, isn't a first hop: it may hold something."""
-        if task is not None:  # a callback of the loop is in none
-            self._hopped.add(ref(task, self._hopped.discard))
-
     # ---- called by the stall watch
+
+    def progress(self) -> Progress | None:
+        if not self._waiters.size:
+            return None
+        return Progress(self._dispatcher.finished, self._dispatcher.finished_extra)
+
+    def grow(self, most: int) -> None:
+        """Let up to `most` of those that wait run although no token is free for them."""
+        self._dispatcher.grow(most)
+
+    def relieve(self, most: int) -> None:
+        """Let those run who have waited longest behind others that go on for ever."""
+        self._dispatcher.relieve(most)
+
+    def stall_is_over(self) -> None:
+        """Forget which kinds of hops have got threads beyond the limit."""
+        self._waiters.order_by(None)
 
     def look_at_gate(self) -> None:
         """Have the gate look at how many threads wait for connections."""
         if not self._gate.on:
             return
         if self._waiters.first:
-            try:
-                from .._watching.stacks import (
-                    waiting_for_connection,  # late: most processes never get here
-                )
-
-                queued = waiting_for_connection(self.loop)
-            except Exception:
-                queued = 0  # whatever an interpreter's frames are: the gate opens
-            self._gate.look(self._taken() - self._extra, self._regular, queued)
-        self._dispatch()
+            tokens = self._dispatcher.tokens
+            queued = self.observer.waiting_for_connections()
+            self._gate.look(tokens.taken - tokens.extra, tokens.regular, queued)
+        self._dispatcher.reassign()
 
     def open_gate(self) -> None:
         """Keep no new request out any longer."""
         self._gate.open()
-        self._dispatch()
+        self._dispatcher.reassign()
 
-    def progress(self) -> Progress | None:
-        """Return how many hops have finished, None when nobody waits."""
-        if not self._waiters.size:
-            return None
-        return Progress(self._finished, self._finished_extra)
+    # ---- for those who look: from any thread, so no collection is iterated here
 
-    # ---- for those who look: from any thread, so there is no iteration here without a copy
+    @property
+    def limit(self) -> float:
+        return self._dispatcher.tokens.limit
+
+    @property
+    def reserve(self) -> int:
+        """Threads of the limit for later hops, as they were set."""
+        return self._dispatcher.tokens.reserve
+
+    @property
+    def running(self) -> int:
+        """How many hops run; a token that lingers is free for whoever asks."""
+        return len(self._dispatcher.tokens.borrowers)
+
+    @property
+    def waiting(self) -> int:
+        return self._waiters.size
+
+    @property
+    def stall_seconds(self) -> float:
+        return self._stall_watch.seconds
 
     @property
     def loop(self) -> Any:
         """The asyncio loop whose hops these are, None on trio or when the loop is gone."""
-        return self._clock.loop()
+        return self.clock.loop()
 
-    @property
-    def stall_seconds(self) -> float:
-        return self._stall.seconds
+    def borrowers(self) -> tuple[object, ...]:
+        """Return whose hops run. A copy made in one step, so in any thread."""
+        return tuple(self._dispatcher.tokens.borrowers)
 
-    @property
-    def stalled(self) -> bool:
-        return self._stall.episodes.stalled
+    def snapshot(self) -> Snapshot:
+        from .snapshot import Snapshot
 
-    def view(self) -> View:
-        from .snapshot import View
-
-        return View(
-            self._total,
-            self._regular,
-            len(self._borrowers),
-            len(self._lingering),
-            self._extra,
-            len(self._waiters.first),
-            len(self._waiters.later),
-            self._finished + self._finished_extra,
-            self._held_back(),
+        tokens, waiters = self._dispatcher.tokens, self._waiters
+        return Snapshot(
+            tokens.limit,
+            tokens.regular,
+            len(tokens.borrowers),
+            len(tokens.lingering),
+            tokens.extra,
+            waiters.first,
+            waiters.later,
+            waiters.oldest_since(),
+            max(tokens.regular - self._gate.width, 0),
+            self._stall_watch.stalled,
         )
 
-    def running(self) -> frozenset[object]:
-        """Return whose hops run. From the event loop's thread only."""
-        return frozenset(self._borrowers)
+    # ---- who looks
 
-    def oldest_wait(self) -> float | None:
-        """Return the time.monotonic() since which the longest of all waiters has waited."""
-        # All of them: a promoted waiter is behind younger ones.
-        waiters = [*copied(self._waiters.first), *copied(self._waiters.later)]
-        return min((waiter.since for waiter in waiters), default=None)
-
-    # ---- for the tests
+    def report_hops(self, report: bool) -> None:
+        """Tell the observer of each hop from now on, or no longer."""
+        self._dispatcher.reports_hops = report
 
     def _check(self) -> None:
-        """Assert the invariants."""
-        self._check_dispatch()
-        assert self._stall.on or (not self._waiters.size and math.isinf(self._gate.width))
-        assert self._linger.counting or not (self._waiters.size and self._lingering)
+        """Assert the invariants, for the tests."""
+        self._dispatcher.check()
+        assert self._stall_watch.on or (not self.waiting and math.isinf(self._gate.width))
+        lingering = self._dispatcher.lingering
+        assert lingering.counts_turns or not (self.waiting and lingering.leases)

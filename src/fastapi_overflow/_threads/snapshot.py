@@ -1,4 +1,4 @@
-"""A pool as it stands at a moment: made by the pool when somebody asks for it.
+"""A pool as it stands at a moment: made when somebody asks for it.
 
 A module of its own, imported then: most processes never ask.
 """
@@ -6,7 +6,7 @@ A module of its own, imported then: most processes never ask.
 from typing import NamedTuple
 
 
-class View(NamedTuple):
+class Snapshot(NamedTuple):
     """How a pool stands, for those who look."""
 
     limit: float
@@ -16,8 +16,9 @@ class View(NamedTuple):
     extra: int  # tokens of the reserve or of the growth that are out
     waiting_first: int
     waiting_later: int
-    finished: int
+    oldest_since: float | None  # time.monotonic() since which the oldest waiter has waited
     held_back: float  # regular tokens that first hops are kept from
+    stalled: bool
 
     @property
     def taken(self) -> int:

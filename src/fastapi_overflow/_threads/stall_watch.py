@@ -1,21 +1,19 @@
 """The stall watch: notices that somebody waits while nothing finishes, and lets the pool grow.
 
 Started by the pool when a hop has to wait, called by the clock while somebody does. It must cost
-nothing while nobody waits.
+nothing while nobody waits, and must look again whatever happens: a watch that has stopped is a
+freeze.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple, Protocol
 
-from .._watching.episodes import Episodes
 from .clock import Clock
+from .counters import Counters
 from .gate import Gate
 from .growth import Growth
-
-if TYPE_CHECKING:
-    from .counters import Progress
-    from .pool import TokenPool
+from .observer import Observer
 
 # Turns of the loop between the end of a hop in its thread and its end in the pool.
 REPORTING_TURNS = 3
@@ -34,6 +32,28 @@ HASTE = 32
 CALM_LOOKS = 20
 
 
+class Progress(NamedTuple):
+    """How many hops have finished, by the kind of their token."""
+
+    regular: int
+    extra: int
+
+
+class Watched(Protocol):
+    """What the stall watch needs of its pool."""
+
+    counters: Counters
+
+    def progress(self) -> Progress | None:
+        """Return how many hops have finished, None when nobody waits."""
+
+    def grow(self, most: int) -> None: ...
+    def relieve(self, most: int) -> None: ...
+    def stall_is_over(self) -> None: ...
+    def look_at_gate(self) -> None: ...
+    def open_gate(self) -> None: ...
+
+
 class StallWatch:
     """Looks every `seconds` whether a hop has finished since it last looked.
 
@@ -41,6 +61,10 @@ class StallWatch:
     the last. Or hops finish, but only with the reserve, because deep requests that have nothing to
     do with it (busy WebSockets) keep out the one that the regular threads wait for: then threads
     are added for those who have waited longest.
+
+    :ivar on: whether there will be another look
+    :ivar stalled: whether the last look found that nothing had finished. It is still the same stall
+        when hops have finished in between, until they have without a break for CALM_LOOKS
     """
 
     __slots__ = (
@@ -48,21 +72,26 @@ class StallWatch:
         "_clock",
         "_gate",
         "_growth",
+        "_in_a_stall",
         "_interval",
+        "_observer",
         "_pool",
         "_seen",
         "_since_gate",
         "_starved",
         "_stuck",
-        "episodes",
         "on",
         "seconds",
+        "stalled",
     )
 
-    def __init__(self, pool: TokenPool, clock: Clock, seconds: float, gate: Gate) -> None:
+    def __init__(
+        self, pool: Watched, clock: Clock, seconds: float, gate: Gate, observer: Observer
+    ) -> None:
         self._pool = pool
         self._gate = gate
         self._clock = clock
+        self._observer = observer
         self.seconds = seconds
         self._seen: Progress | None = None  # at the last look
         self._growth = Growth()
@@ -71,8 +100,9 @@ class StallWatch:
         self._starved = 0.0  # seconds without regular progress
         self._stuck = 0.0  # seconds without any
         self._since_gate = 0.0  # seconds since the gate last looked
+        self._in_a_stall = False
         self.on = False
-        self.episodes = Episodes(pool)
+        self.stalled = False
 
     def watch(self) -> None:
         """Be on from now until a look finds nobody waiting."""
@@ -98,34 +128,45 @@ class StallWatch:
         if turns:
             self._clock.call_soon(lambda: self._look_in(turns - 1))
             return
-        progress = self._pool.progress()
-        if progress is None or progress != self._seen:
-            self.episodes.moved()
-        if progress is None:
-            self.episodes.over()
-        if progress is None or self._seen is None:
-            self.on = progress is not None
+        try:
+            self._take_a_look(self._pool.progress())
+        except Exception as exc:  # a fault of ours, and not to be the app's last
+            self._observer.watch_failed(exc)
+        finally:
             if self.on:
                 self._look_later()
-            else:
-                self._gate.open()
-            return
-        if progress == self._seen:
-            self._calm = 0
-            self._stuck += self._interval
-            if self._stuck >= self.seconds:
-                self._pool.open_gate()
-            self.episodes.stalled_look(self._interval)
-            if self._growth.begun:
-                self._interval = min(2 * self._interval, self.seconds)
-            self._pool.grow(self._growth.more(), self._growth.choose)
-            self.episodes.grown()
-        else:
-            self._moved(progress.regular != self._seen.regular)
-        self._look_later()
 
-    def _moved(self, regular: bool) -> None:
+    def _take_a_look(self, progress: Progress | None) -> None:
+        if progress is None:
+            self.on = self.stalled = False
+            self._gate.open()
+            self._pool.stall_is_over()
+            self._observer.moved()
+            self._end_stall()
+        elif progress == self._seen:
+            self._nothing_finished()
+        elif self._seen is not None:
+            self._something_finished(progress.regular != self._seen.regular)
+
+    def _nothing_finished(self) -> None:
+        self._calm = 0
+        self._stuck += self._interval
+        if self._stuck >= self.seconds:
+            self._pool.open_gate()
+        self.stalled = True
+        if not self._in_a_stall:
+            self._in_a_stall = True
+            self._pool.counters.stalls += 1
+        self._observer.stalled(self._interval)
+        if self._growth.begun:
+            self._interval = min(2 * self._interval, self.seconds)
+        self._pool.grow(self._growth.more())
+        self._observer.grown()
+
+    def _something_finished(self, regular: bool) -> None:
         """Go on after a look that has seen hops finish, `regular` ones too."""
+        self.stalled = False
+        self._observer.moved()
         self._stuck = 0
         self._since_gate += self._interval
         if self._since_gate >= self.seconds:
@@ -139,7 +180,13 @@ class StallWatch:
             return
         if self._growth.begun:
             self._growth = Growth()
+            self._pool.stall_is_over()
             self._interval = max(self._interval / 2, self.seconds / HASTE)
         if self._calm >= CALM_LOOKS * self.seconds:
             self._interval = self.seconds
-            self.episodes.over()
+            self._end_stall()
+
+    def _end_stall(self) -> None:
+        if self._in_a_stall:
+            self._in_a_stall = False
+            self._observer.over()

@@ -1,81 +1,91 @@
 """The books of one event loop's tokens: how many there are, and who has one of which kind.
 
-Kept by the pool, for every hop. It must never decide who gets a token, only whether one is free.
+Kept by the pool, for every hop. It never decides who gets a token, only whether one is free.
 """
 
 from __future__ import annotations
 
 from .lease import BUSY, EXTRA, LINGERING, Lease
-from .lingering import Lingering
 
 
 class Tokens:
     """Tokens of a limit: regular ones, those of the reserve, and what a stall has added.
 
     A token is *taken* while a hop runs with it and while it lingers. Those of the reserve and those
-    that a stall has added are *extra*. A token stays of its kind until it is given back.
+    that a stall has added are *extra*. A token stays of its kind until it is given back. What must
+    hold is among the pool's invariants.
+
+    :param lingering: the leases whose tokens linger
+    :ivar borrowers: whose hops run: the lease whose own token they use, EXTRA, or None where a
+        regular token goes back at once
+    :ivar extra: how many of the tokens taken are extra
+    :ivar limit: how many there are
+    :ivar reserve: of these, as it was set
+    :ivar spare: of these, the reserve as it is in effect: it never takes the last token
+    :ivar regular: of these, the others
     """
 
-    # Invariants, between any two calls of the pool:
-    #   1. A lease is in _lingering if and only if its token lingers; its token is BUSY if and only
-    #      if it is the value of one borrower. A closed lease doesn't linger.
-    #   2. _extra is the number of tokens taken that aren't regular: those of borrowers whose value
-    #      is EXTRA or a lease that is `extra`, and of leases in _lingering that are.
-    #   3. No more regular tokens are taken than there are, or were when the limit was lowered; no
-    #      more others than the reserve and the stall threads together.
+    __slots__ = (
+        "_lowered",
+        "borrowers",
+        "extra",
+        "limit",
+        "lingering",
+        "regular",
+        "reserve",
+        "spare",
+    )
 
-    _total: float  # the limit
-    _reserve: int  # as it was set
-    _spare: int  # as it is in effect
-    _regular: float  # tokens of the limit that are not of the reserve
-    _lowered: bool  # whether more may be taken than now is allowed
+    def __init__(self, limit: float, reserve: int, lingering: dict[Lease, None]) -> None:
+        self.borrowers: dict[object, Lease | None] = {}
+        self.lingering = lingering
+        self.extra = 0
+        self.resize(limit, reserve)
 
-    def __init__(self, linger: Lingering) -> None:
-        # Whose hops run: the lease whose own token they use, None where it goes back at once.
-        self._borrowers: dict[object, Lease | None] = {}
-        self._lingering = linger.leases
-        self._extra = 0
+    def resize(self, limit: float, reserve: int) -> None:
+        self.limit = limit
+        self.reserve = reserve
+        self.spare = int(min(reserve, max(limit - 1, 0)))
+        self.regular = limit - self.spare
+        self._lowered = True  # more may be taken than now is allowed
 
-    def _set_size(self, total: float, reserve: int) -> None:
-        self._total = total
-        self._reserve = reserve
-        # The reserve never takes the last token.
-        self._spare = int(min(reserve, max(total - 1, 0)))
-        self._regular = total - self._spare
-        self._lowered = True
+    @property
+    def taken(self) -> int:
+        return len(self.borrowers) + len(self.lingering)
 
-    def _taken(self) -> int:
-        return len(self._borrowers) + len(self._lingering)
-
-    def _regular_is_free(self) -> bool:
+    def has_regular(self) -> bool:
+        """Tell whether a regular token is free."""
+        taken = len(self.borrowers) + len(self.lingering)
         if self._lowered:
             # While more is out than now may be, reserve and growth count as regular too.
-            self._lowered = not (self._taken() < self._total and self._extra <= self._spare)
-            if self._lowered and self._taken() >= self._total:
+            self._lowered = not (taken < self.limit and self.extra <= self.spare)
+            if self._lowered and taken >= self.limit:
                 return False
-        return len(self._borrowers) + len(self._lingering) - self._extra < self._regular
+        return taken - self.extra < self.regular
 
-    def _reserve_is_free(self) -> bool:
+    def has_reserved(self) -> bool:
+        """Tell whether a token of the reserve is free."""
         # Both: more may be taken than there is, after a stall or when the limit has been lowered.
-        return (
-            self._extra < self._spare and len(self._borrowers) + len(self._lingering) < self._total
-        )
+        return self.extra < self.spare and len(self.borrowers) + len(self.lingering) < self.limit
 
-    def _is_too_many(self, lease: Lease) -> bool:
-        """Tell whether the limit has been lowered below what is taken, this token included."""
-        return not self._regular_is_free() and (not lease.extra or not self._total)
+    def has_too_many(self, lease: Lease) -> bool:
+        """Tell whether the limit was lowered below what is taken, the token of `lease` included."""
+        return self._lowered and not self.has_regular() and (not lease.extra or not self.limit)
 
-    def _room_to_grow(self, stall_threads: int | None) -> float:
-        """Return how many tokens a stall may add now; None: as many as the limit, in all."""
-        if not self._total:
+    def room_to_grow(self, stall_threads: int | None) -> float:
+        """Return how many tokens a stall may add now.
+
+        :param stall_threads: how many it may add in all; None: as many as the limit
+        """
+        if not self.limit:
             return 0  # the app has closed the pool
-        return self._spare + (self._total if stall_threads is None else stall_threads) - self._extra
+        return self.spare + (self.limit if stall_threads is None else stall_threads) - self.extra
 
-    def _check_tokens(self) -> None:
-        """Assert the invariants, for the tests."""
-        taken = [*self._borrowers.values(), *self._lingering]
-        assert self._extra == sum(lease is not None and lease.extra for lease in taken)
-        own = [lease for lease in self._borrowers.values() if lease not in (None, EXTRA)]
+    def check(self) -> None:
+        """Assert the pool's invariants 1 and 2, for the tests."""
+        taken = [*self.borrowers.values(), *self.lingering]
+        assert self.extra == sum(lease is not None and lease.extra for lease in taken)
+        own = [lease for lease in self.borrowers.values() if lease not in (None, EXTRA)]
         assert len(own) == len(set(own))
         assert all(lease is not None and lease.token == BUSY for lease in own)
-        assert all(lease.token == LINGERING and not lease.closed for lease in self._lingering)
+        assert all(lease.token == LINGERING and not lease.closed for lease in self.lingering)

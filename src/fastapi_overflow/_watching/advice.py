@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import _settings
-from .._settings import logger
+from .._log import logger
 from . import stacks as _stacks
 
 PINNED = (
@@ -82,7 +82,7 @@ def advise(app: Any = None) -> list[str]:
 
 def limits() -> tuple[float, int]:
     """Return limit and reserve: of the running loop, else what the next one will have."""
-    from .._requests import replacements as _hops  # late: the pool's own modules import this one
+    from .._requests.limiters import STOCK_LIMIT
     from .stats import stats
 
     try:
@@ -91,9 +91,9 @@ def limits() -> tuple[float, int]:
             return now.limit, now.reserve
     except RuntimeError:
         pass
-    if _hops.OFF:
-        return _hops.STOCK_LIMIT, 0
     settings = _settings.load()
+    if settings.disabled:
+        return STOCK_LIMIT, 0
     return settings.limit, settings.reserve
 
 
@@ -196,12 +196,12 @@ def is_pinned(groups: list[_stacks.Group], waiting_later: int) -> bool:
 
 
 def is_pinned_now() -> bool:
-    from .stats import live_pools
+    from .._requests.limiters import live_pools
 
     for pool in live_pools():
-        if pool.stalled:
+        if pool.snapshot().stalled:
             groups = _stacks.grouped(_stacks.hop_frames(pool.loop))
-            if is_pinned(groups, pool.view().waiting_later):
+            if is_pinned(groups, pool.snapshot().waiting_later):
                 return True
     return False
 

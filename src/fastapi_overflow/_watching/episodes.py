@@ -1,6 +1,6 @@
 """A stall from its beginning to its end: what it is counted as, and what is told of it.
 
-Called by the stall watch. It must never raise, and must cost nothing while the pool isn't stalled.
+Called by the pool's observer, and made with the first stall.
 
 It begins when nothing has finished between two looks of the stall watch, and is over when the watch
 calls the pool calm, or nobody waits. In between hops may finish: thousands of requests that block
@@ -58,16 +58,12 @@ class Episodes:
         self._stacks_at = -math.inf  # time.monotonic() of the last look at the threads' stacks
         self._averted = False  # this stall has been counted as a deadlock averted
         # Whose hops were blocked at the last look that found them all blocked, until the verdict.
-        self._blocked: frozenset[object] | None = None
-        self._running: frozenset[object] = frozenset()  # before the pool grew
-        self._lent: set[object] = set()  # whose hops got a thread beyond the limit since
+        # By their ids: whoever has a token is alive, and leaves these sets with it.
+        self._blocked: set[int] | None = None
+        self._running: set[int] = set()  # before the pool grew
+        self._lent: set[int] = set()  # whose hops got a thread beyond the limit since
         self._ahead: float | None = None  # time.monotonic() when the last of these finished
         self._freed: float | None = None  # the same of the first of the blocked
-
-    @property
-    def stalled(self) -> bool:
-        """Whether the last look found that nothing had finished."""
-        return self._stuck_since is not None
 
     def stalled_look(self, seconds: float) -> None:
         """Take note of a look that found nothing finished, before the pool grows.
@@ -83,28 +79,28 @@ class Episodes:
             self._grown_before = counters.threads_grown
             self._averted = False
             self._stacks_at = -math.inf
-            counters.stalls += 1
         # Not at each look: in haste they come hundreds of times a second.
         if now - self._stacks_at >= self._pool.stall_seconds / 2:
             self._stacks_at = now
             self._look_at_stacks(now - self._stuck_since)
-        self._running = self._pool.running()
+        self._running = self._who_runs()
         self._grown = counters.threads_grown
 
     def _look_at_stacks(self, stuck_for: float) -> None:
         frames: list[FrameType] = []
         blocked = False
         try:
-            from . import stacks as _stacks  # late: most processes never stall
+            from . import stacks  # late: most processes never stall
 
-            frames = _stacks.hop_frames(self._pool.loop)
-            blocked = bool(frames) and all(map(_stacks.waits_for_thread, frames))
+            frames = stacks.hop_frames(self._pool.loop)
+            blocked = bool(frames) and all(map(stacks.waits_for_thread, frames))
         except Exception:  # noqa: S110 - the pool must grow whatever an interpreter's frames are
             pass
         if blocked and not self._averted:
-            self._watch_finishes()
+            self._forget_blocked()
+            self._blocked = self._who_runs()
         if (
-            (blocked and self._pool.view().waiting_later)  # nothing can come of waiting
+            (blocked and self._pool.snapshot().waiting_later)  # nothing can come of waiting
             or stuck_for >= TELL_AFTER
             or self._pool.counters.threads_grown - self._grown_before > TELL_GROWN
         ):
@@ -113,9 +109,12 @@ class Episodes:
     def grown(self) -> None:
         """Go on after the pool has grown."""
         if self._blocked is not None and self._pool.counters.threads_grown > self._grown:
-            self._lent |= self._pool.running() - self._running
-        self._running = frozenset()
+            self._lent |= self._who_runs() - self._running
+        self._running = set()
         self._log.tell(self._pool)
+
+    def _who_runs(self) -> set[int]:
+        return set(map(id, self._pool.borrowers()))
 
     def moved(self) -> None:
         """Take note of a look that found something finished, or nobody waiting."""
@@ -124,7 +123,7 @@ class Episodes:
             self._moved_at = time.monotonic()
 
     def over(self) -> None:
-        """Take note that the stall, if there was one, is over since the pool moved again."""
+        """Take note that the stall is over since the pool moved again."""
         if self._began is None:
             return
         seconds = self._moved_at - self._began
@@ -134,21 +133,23 @@ class Episodes:
 
     # ---- the verdict
 
-    def _watch_finishes(self) -> None:
-        # In the place of the pool's method, for as long as it takes: no other hop pays for it.
-        self._close()
-        self._blocked = self._pool.running()
-        vars(self._pool)["finish"] = self._finish
+    @property
+    def awaits_verdict(self) -> bool:
+        """Whether `hop_ended` must be told of each hop, for the verdict on this stall."""
+        return self._blocked is not None
 
-    def _finish(self, borrower: object) -> None:
-        type(self._pool).finish(self._pool, borrower)
+    def hop_ended(self, borrower: object) -> None:
+        """Take note of who has come free, and decide whether a deadlock has been averted."""
         if self._blocked is None:
             return
         now = time.monotonic()
-        if borrower in self._lent:
+        if id(borrower) in self._lent:
+            self._lent.discard(id(borrower))
             self._ahead = now
-        elif borrower in self._blocked and self._freed is None:
-            self._freed = now
+        elif id(borrower) in self._blocked:
+            self._blocked.discard(id(borrower))
+            if self._freed is None:
+                self._freed = now
         if self._freed is None or (self._ahead is None and self._lent):
             return
         if self._ahead is not None:
@@ -156,10 +157,9 @@ class Episodes:
             if -self._pool.stall_seconds <= after <= FREED_AFTER:
                 self._pool.counters.deadlocks_averted += 1
                 self._averted = True
-        self._close()
+        self._forget_blocked()
 
-    def _close(self) -> None:
+    def _forget_blocked(self) -> None:
         self._blocked = None
         self._lent.clear()
         self._ahead = self._freed = None
-        vars(self._pool).pop("finish", None)

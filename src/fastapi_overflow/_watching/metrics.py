@@ -1,22 +1,15 @@
 """What the metrics are called and how they are read, for OpenTelemetry and Prometheus alike.
 
 Called by the exporters. Values are read from `stats()` when somebody collects; the two times are
-taken in each hop, and only once a listener is there: until then hops run in a class that knows
-nothing of it.
+taken in each hop, and only while an exporter listens to the pools' observers.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from .._requests import replacements as _hops
-from .._requests.limiter import OverflowLimiter
-from .._threads.lease import Lease
-from .._threads.queue import Waiter, copied
 from .stats import Stats
 
 # Seconds. A hop that finds a thread takes well below a millisecond, a starving one half a minute.
@@ -126,75 +119,3 @@ METRICS = (
 
 WAIT_TIME = "Time for which a hop waited for its thread"
 USE_TIME = "Time for which a hop used its thread"
-
-
-class Listener(Protocol):
-    """Who is told of each hop, in its event loop's thread; seconds."""
-
-    def waited(self, seconds: float) -> None: ...
-    def used(self, seconds: float) -> None: ...
-
-
-class MeasuredLimiter(OverflowLimiter):
-    """The limiter while somebody listens."""
-
-    _started: dict[object, float]  # whose hops run, and since when
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._started = {}
-        super().__init__(*args, **kwargs)
-
-    def _take(self, borrower: object, lease: Lease | None, depth: int) -> bool:
-        if not super()._take(borrower, lease, depth):
-            return False
-        self._started[borrower] = time.monotonic()
-        for listener in _listeners:
-            listener.waited(0.0)
-        return True
-
-    def _admit(self, waiter: Waiter, extra: bool = False) -> None:
-        super()._admit(waiter, extra)
-        if waiter.granted:
-            now = self._started[waiter.borrower] = time.monotonic()
-            for listener in _listeners:
-                listener.waited(now - waiter.since)
-
-    def finish(self, borrower: object) -> None:
-        super().finish(borrower)
-        started = self._started.pop(borrower, None)
-        if started is not None:  # or else it began before anybody listened
-            seconds = time.monotonic() - started
-            for listener in _listeners:
-                listener.used(seconds)
-
-    def abandon(self, borrower: object) -> None:
-        self._started.pop(borrower, None)
-        super().abandon(borrower)
-
-
-_listeners: tuple[Listener, ...] = ()
-
-
-def listen(listener: Listener) -> None:
-    """Tell `listener` of each hop from now on, in the loops that are and those to come."""
-    global _listeners
-    _listeners = (*_listeners, listener)
-    _hops.limiter_class = MeasuredLimiter
-    for limiter in _limiters():
-        if not isinstance(limiter, MeasuredLimiter):
-            vars(limiter)["_started"] = {}
-            limiter.__class__ = MeasuredLimiter
-
-
-def ignore(listener: Listener) -> None:
-    """Tell `listener` no longer; after the last one hops run as if there had been none."""
-    global _listeners
-    _listeners = tuple(each for each in _listeners if each is not listener)
-    if not _listeners:
-        _hops.limiter_class = OverflowLimiter
-        for limiter in _limiters():
-            limiter.__class__ = OverflowLimiter
-
-
-def _limiters() -> Iterator[OverflowLimiter]:
-    return iter(copied(_hops.all_limiters))

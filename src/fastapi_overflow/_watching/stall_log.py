@@ -1,6 +1,6 @@
 """Tell the operator of stalls: a warning with what the threads are blocked in, and how it ended.
 
-Called when a stall has turned out to be worth telling (see `_episode`) and when it is over, in the
+Called when a stall has turned out to be worth telling (see `episodes`) and when it is over, in the
 event loop's thread. It must never raise, and never say more than a pair of lines a minute.
 """
 
@@ -10,12 +10,12 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from .._settings import logger
+from .._log import logger
 
 if TYPE_CHECKING:
     from .._threads.pool import TokenPool
-    from .._threads.snapshot import View
-    from . import stacks as _stacks
+    from .._threads.snapshot import Snapshot
+    from .stacks import Group
 
 SECONDS_BETWEEN = 60.0
 
@@ -29,7 +29,7 @@ class StallLog:
         self._last: float | None = None  # time.monotonic() of the last stall told
         self._noted = False  # the stall that is on, be it told or suppressed
         self._told = False  # the stall that is on
-        self._untold: tuple[View, list[_stacks.Group], float] | None = None
+        self._untold: tuple[Snapshot, list[Group], float] | None = None
         self._suppressed = 0  # stalls that were not told since
 
     def note(self, pool: TokenPool, frames: list[FrameType], seconds: float) -> None:
@@ -47,14 +47,14 @@ class StallLog:
             return
         self._told = True
         self._last = now
-        groups: list[_stacks.Group] = []
+        groups: list[Group] = []
         try:
-            from . import stacks as _stacks  # late: most processes never stall
+            from . import stacks  # late: most processes never stall
 
-            groups = _stacks.grouped(frames)
+            groups = stacks.grouped(frames)
         except Exception:  # noqa: S110 - whatever an interpreter's frames are
             pass
-        self._untold = pool.view(), groups, seconds
+        self._untold = pool.snapshot(), groups, seconds
 
     def tell(self, pool: TokenPool) -> None:
         """Write what `note` has found; the pool has grown meanwhile, should a handler block."""
@@ -109,7 +109,7 @@ class StallLog:
                     "event": "stall_end",
                     "seconds": round(seconds, 3),
                     "threads_grown": grown,
-                    "threads": pool.view().taken,
+                    "threads": pool.snapshot().taken,
                     "deadlocks_averted": pool.counters.deadlocks_averted,
                 },
             )

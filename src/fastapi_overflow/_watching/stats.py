@@ -10,16 +10,17 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from anyio import from_thread
 
-from .._requests import replacements as _hops
-from .._threads.lease import current_lease
+from .. import _settings
+from .._requests.lease_of_request import current_lease
+from .._requests.limiters import all_loops as all_loops_of_process
+from .._requests.limiters import current_limiter, live_pools
+from .._threads.counters import Counters
 from .._threads.pool import TokenPool
-from .._threads.queue import copied
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Stats:
     :ivar stalled: somebody waits, and nothing has finished for FASTAPI_OVERFLOW_STALL_SECONDS
     :ivar peak_threads: most threads in use at once
     :ivar peak_waiting: most hops waiting at once
-    :ivar hops: trips into a thread, begun
+    :ivar hops: trips into a thread, begun; one that was cancelled in the very turn in which it got
+        its thread counts too
     :ivar waits: hops that found no free thread
     :ivar seconds_waited: by all hops together, of waits that have ended
     :ivar reserve_used: threads of the reserve given out
@@ -102,13 +104,14 @@ def stats(*, all_loops: bool = False) -> Stats:
     Takes no thread and waits for nothing: call it in async and in sync endpoints alike. With
     FASTAPI_OVERFLOW_DISABLE set all is 0.
 
-    :param all_loops: the sum over all event loops of this process; may be called in any thread
+    :param all_loops: the sum over all event loops of this process, what only ever grows with that
+        of loops which have ended; may be called in any thread
     :raises RuntimeError: in a thread that belongs to no event loop, without `all_loops`
     """
-    if _hops.OFF:
+    if _settings.load().disabled:
         return Stats()
     if all_loops:
-        return _sum(map(_of, live_pools()))
+        return _sum(*all_loops_of_process.look())
     return _of(_pool_here())
 
 
@@ -122,26 +125,18 @@ def is_saturated(for_seconds: float = 10) -> bool:
     :param for_seconds: how long somebody must have been waiting, in seconds
     :raises RuntimeError: in a thread that belongs to no event loop
     """
-    if _hops.OFF:
+    if _settings.load().disabled:
         return False
     pool = _pool_here()
     since = pool.counters.waiting_since
-    view = pool.view()
-    waiting = view.waiting_first + view.waiting_later
-    # While anybody waits all threads that new requests may use are taken: the pool's invariant 1.
-    return waiting > 0 and time.monotonic() - since >= for_seconds
-
-
-def live_pools() -> list[TokenPool]:
-    """Return the pools of all event loops that are not closed."""
-    pools = copied(_hops.all_limiters)
-    return [pool for pool in pools if pool.loop is None or not pool.loop.is_closed()]
+    # While anybody waits all threads that new requests may use are taken: the pool's invariant 4.
+    return pool.waiting > 0 and time.monotonic() - since >= for_seconds
 
 
 def _pool_here() -> TokenPool:
     """Return the pool of the event loop that runs here or that this is a worker thread of."""
     try:
-        return _hops.current_limiter()
+        return current_limiter().pool
     except Exception:  # noqa: S110 - which one depends on the version of anyio: no loop runs here
         pass
     lease = current_lease.get()
@@ -154,7 +149,7 @@ def _pool_here() -> TokenPool:
             return pool
     try:
         # The same on trio. The loop answers between two turns, with no thread.
-        return from_thread.run_sync(_hops.current_limiter)
+        return from_thread.run_sync(current_limiter).pool
     except RuntimeError:
         raise RuntimeError(
             "no event loop runs in this thread, and it is no worker thread of one: "
@@ -163,39 +158,37 @@ def _pool_here() -> TokenPool:
 
 
 def _of(pool: TokenPool) -> Stats:
-    view, counters = pool.view(), pool.counters
-    since = pool.oldest_wait()
-    finite = not math.isinf(view.limit)
+    now, counters = pool.snapshot(), pool.counters
+    finite = not math.isinf(now.limit)
     return Stats(
-        limit=view.limit,
-        reserve=int(view.limit - view.regular) if finite else 0,
-        threads_in_use=view.taken,
-        threads_lingering=view.lingering,
-        threads_reserved=int(min(view.extra, view.limit - view.regular)) if finite else 0,
-        threads_beyond_limit=int(max(view.taken - view.limit, 0)) if finite else 0,
-        threads_held_back=int(view.held_back) if finite else 0,
-        waiting_first=view.waiting_first,
-        waiting_later=view.waiting_later,
-        longest_wait=0.0 if since is None else time.monotonic() - since,
-        stalled=pool.stalled,
+        limit=now.limit,
+        reserve=int(now.limit - now.regular) if finite else 0,
+        threads_in_use=now.taken,
+        threads_lingering=now.lingering,
+        threads_reserved=int(min(now.extra, now.limit - now.regular)) if finite else 0,
+        threads_beyond_limit=int(max(now.taken - now.limit, 0)) if finite else 0,
+        threads_held_back=int(now.held_back) if finite else 0,
+        waiting_first=now.waiting_first,
+        waiting_later=now.waiting_later,
+        longest_wait=0.0 if now.oldest_since is None else time.monotonic() - now.oldest_since,
+        stalled=now.stalled,
         peak_threads=counters.peak_threads,
         peak_waiting=counters.peak_waiting,
-        hops=view.finished + view.running,
-        waits=counters.waits,
-        seconds_waited=counters.seconds_waited,
-        reserve_used=counters.reserve_used,
-        stalls=counters.stalls,
-        threads_grown=counters.threads_grown,
-        deadlocks_averted=counters.deadlocks_averted,
         loops=1,
+        **_totals(counters),
     )
 
 
-def _sum(parts: Iterable[Stats]) -> Stats:
-    parts = list(parts)
+def _totals(counters: Counters) -> dict[str, Any]:
+    return {name: getattr(counters, name) for name in Counters.TOTALS}
+
+
+def _sum(pools: list[TokenPool], ended: Counters) -> Stats:
+    """Sum up the loops that are open, with the totals of those that were."""
+    parts = [*map(_of, pools), Stats(**_totals(ended))]
     totals: dict[str, Any] = {
         field.name: sum(getattr(part, field.name) for part in parts) for field in fields(Stats)
     }
-    totals["longest_wait"] = max((part.longest_wait for part in parts), default=0.0)
+    totals["longest_wait"] = max(part.longest_wait for part in parts)
     totals["stalled"] = any(part.stalled for part in parts)
     return Stats(**totals)

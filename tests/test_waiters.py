@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastapi_overflow._threads.lease import MANY_HOPS
-from fastapi_overflow._threads.queue import Waiter, WaiterQueue
+from fastapi_overflow._threads.waiters import Waiter, WaiterQueue
 
 
 def waiter(depth):
@@ -62,12 +62,11 @@ class TestOrder:
                 queue.remove(chosen)
             elif step == "promoted" and (first := [each for each in waiting if not each.depth]):
                 chosen = first[what % len(first)]
-                queue.promote(chosen)
-                waiting.remove(chosen)
-                waiting.append(chosen)  # as one that has just come
+                queue.promote(chosen)  # and as old as it was
             queue.check()
-            assert queue.size == len(waiting)
-            assert set(queue.first) | set(queue.later) == set(waiting)
+            later = sum(each.depth > 0 for each in waiting)
+            assert (queue.size, queue.later) == (len(waiting), later)
+            assert queue.oldest_since() == min((each.since for each in waiting), default=None)
 
     def test_equal_depth(self):
         """Of several equally deep the one that has waited longest is first."""

@@ -1,0 +1,87 @@
+"""Get ready just before Starlette is loaded, not when it is merely looked up.
+
+Called by the finder in `_startup`. Looking a package up (`importlib.util.find_spec`) must import
+nothing but this module: neither wrapt nor the settings.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+
+
+def find(fullname: str, path: Any, target: Any, finder: Any) -> ModuleSpec | None:
+    """Return what the other finders find, with a loader that gets ready first.
+
+    :param finder: the one on `sys.meta_path` that asks
+    """
+    for other in list(sys.meta_path):
+        if other is finder or not hasattr(other, "find_spec"):
+            continue
+        spec = other.find_spec(fullname, path, target)
+        if spec is None:
+            continue
+        if hasattr(spec.loader, "exec_module"):
+            spec.loader = cast("Loader", FirstImport(spec.loader))
+        else:  # a namespace package or a loader of an old kind: not what Starlette is installed as
+            get_ready()
+        return spec
+    return None
+
+
+class FirstImport:
+    """In the place of Starlette's loader until Starlette is loaded."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # not there yet: a copy is being made
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> Any:
+        """Get ready before the module is in `sys.modules`.
+
+        From then on other threads import its parts, without waiting for its end.
+
+        :raises SettingsError: which makes the import fail, at every attempt until it is mended
+        """
+        get_ready()
+        if cast("Any", spec.loader) is self:
+            spec.loader = self._loader
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # Called only where another finder has put a loader of its own around this one.
+        for holder, name in ((module.__spec__, "loader"), (module, "__loader__")):
+            if getattr(holder, name, None) is self:
+                setattr(holder, name, self._loader)
+        self._loader.exec_module(module)
+
+
+def get_ready() -> None:
+    """Decide the settings, and have the table put in place as its modules are imported.
+
+    :raises SettingsError: for a wrong one; whatever else fails leaves the app as stock
+    """
+    from .. import _settings
+    from .._log import logger
+
+    if _settings.load().disabled:
+        return
+    try:
+        from .points import register_hooks
+
+        register_hooks()
+    except Exception as exc:  # wrapt is missing or broken, say
+        logger.warning(
+            "fastapi-overflow is off, the app runs unprotected: %s. "
+            "Reinstall fastapi-overflow, or uninstall it.",
+            exc,
+        )

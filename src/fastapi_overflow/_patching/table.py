@@ -1,0 +1,104 @@
+"""What is patched: one table.
+
+Read by `points`, which puts it in place, and by `doctor`. Each row has a canary test that the
+original still looks as expected, from the oldest to the newest version.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+class Point:
+    """A row of the table: what is replaced, by what, and how the original must look.
+
+    :ivar module: whose import puts the row in place
+    :ivar attribute: dotted, in `target` or else in `module`
+    :ivar wrapper: in `_requests.replacements`, whose docstring says why
+    """
+
+    # Not a NamedTuple: Python compiles these, at the cost of an import of a module or two.
+    __slots__ = ("attribute", "is_kind", "module", "parameters", "target", "wrapper")
+
+    def __init__(  # noqa: PLR0917 - read as columns
+        self,
+        module: str,
+        attribute: str,
+        wrapper: str,
+        is_kind: Callable[[Any], bool],
+        parameters: tuple[str, ...],
+        target: str = "",
+    ) -> None:
+        self.module = module
+        self.attribute = attribute
+        self.wrapper = wrapper
+        self.is_kind = is_kind
+        self.parameters = parameters
+        self.target = target
+
+    @property
+    def place(self) -> str:
+        return f"{self.target or self.module}.{self.attribute}"
+
+
+# anyio is patched from Starlette's import on, so that a process that merely uses anyio is left
+# alone. Its public functions are patched, not its backends: they look the same in anyio 3 and 4.
+# (`_requests.handover` touches one, for speed only, and can do without.)
+TABLE = (
+    Point(
+        "starlette.concurrency",
+        "current_default_thread_limiter",
+        "wrap_current_default_thread_limiter",
+        callable,
+        (),
+        target="anyio.to_thread",
+    ),
+    Point(
+        "starlette.concurrency",
+        "run_sync",
+        "wrap_run_sync",
+        inspect.iscoroutinefunction,
+        ("func", "args", "limiter"),
+        target="anyio.to_thread",
+    ),
+    Point(
+        "starlette.concurrency",
+        "run_in_threadpool",
+        "wrap_run_in_threadpool",
+        inspect.iscoroutinefunction,
+        ("func", "args", "kwargs"),
+    ),
+    Point(
+        "starlette.concurrency",
+        "iterate_in_threadpool",
+        "wrap_iterate_in_threadpool",
+        inspect.isasyncgenfunction,
+        ("iterator",),
+    ),
+    Point(
+        "starlette.applications",
+        "Starlette.__call__",
+        "wrap_starlette_call",
+        inspect.iscoroutinefunction,
+        ("self", "scope", "receive", "send"),
+    ),
+    # The same objects as Starlette's, unless FastAPI was imported before a late patch().
+    Point(
+        "fastapi.concurrency",
+        "run_in_threadpool",
+        "wrap_run_in_threadpool",
+        inspect.iscoroutinefunction,
+        ("func", "args", "kwargs"),
+    ),
+    Point(
+        "fastapi.concurrency",
+        "iterate_in_threadpool",
+        "wrap_iterate_in_threadpool",
+        inspect.isasyncgenfunction,
+        ("iterator",),
+    ),
+)
+NEEDED = tuple(point for point in TABLE if not point.module.startswith("fastapi"))
+MODULES = tuple(dict.fromkeys(point.module for point in TABLE))

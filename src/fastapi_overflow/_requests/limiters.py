@@ -1,0 +1,145 @@
+"""The limiter of each event loop: made at the first hop in it, found again at every hop.
+
+Called for every hop, and by those who look at all loops of the process. It must keep no loop alive.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from threading import RLock
+from weakref import ref
+
+from anyio import to_thread
+from anyio.lowlevel import RunVar
+
+from .. import _settings
+from .._threads.clock import current_clock
+from .._threads.counters import Counters
+from .._threads.observer import NoObserver, Observer
+from .._threads.pool import TokenPool
+from .lease_of_request import current_lease
+from .limiter import OverflowLimiter
+
+STOCK_LIMIT = 40  # threads: anyio's default, and trio's
+
+# anyio's own, whatever stands in its place later; None in a version without it, as which the app
+# runs unpatched, but must still be able to ask `patched()`.
+_anyio_current_limiter = getattr(to_thread, "current_default_thread_limiter", None)
+
+# Makes who is told of a new loop's pool; set when the app is patched.
+make_observer: Callable[[], Observer] = NoObserver
+
+_limiters: RunVar[OverflowLimiter] = RunVar("fastapi_overflow_limiter")
+
+# The pool last looked up, by any loop: mostly there is only one. Weak, not to outlive its loop.
+_latest: Callable[[], TokenPool | None] = lambda: None  # noqa: E731
+
+
+def current_limiter() -> OverflowLimiter:
+    """Return the limiter of the running event loop, made at the first call in it.
+
+    :raises Exception: where no event loop runs; which one depends on the version of anyio
+    """
+    try:
+        return _limiters.get()
+    except LookupError:
+        limiter = _new_limiter()
+        _limiters.set(limiter)
+        all_loops.add(limiter)
+        return limiter
+
+
+def current_pool() -> TokenPool:
+    """Return the pool of the running event loop: faster on asyncio than `current_limiter`."""
+    lease = current_lease.get()
+    if lease is not None and lease.pool.is_running_here():
+        return lease.pool
+    global _latest
+    pool = _latest()  # one look, other threads' loops write it too
+    if pool is None or not pool.is_running_here():
+        pool = current_limiter().pool
+        _latest = ref(pool)
+    return pool
+
+
+def _new_limiter() -> OverflowLimiter:
+    settings = _settings.load()
+    _settings.warn_of_late_changes()
+    limit: float = settings.limit
+    # What the app has set on anyio's own limiter before a late patch() stays in force.
+    if _anyio_current_limiter is not None:
+        stock = _anyio_current_limiter().total_tokens
+        if stock != STOCK_LIMIT:
+            limit = stock
+    if not settings.disabled:
+        from . import handover  # late: not at the cost of importing Starlette
+
+        handover.install()
+    return OverflowLimiter(
+        limit,
+        reserve=settings.reserve,
+        stall_threads=settings.stall_threads,
+        stall_seconds=settings.stall_seconds,
+        gate=settings.gate,
+        clock=current_clock(),
+        observer=make_observer(),
+    )
+
+
+class _AllLoops:
+    """The pools of this process's event loops, and what those counted that have ended."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Know of no loop: after a fork all that there were are the parent's."""
+        # Held for a few lines, none of which waits for anything; a finalizer may come in between.
+        self._lock = RLock()
+        # The limiter goes with its loop, and the pool with it; what they counted is kept.
+        self._known: list[tuple[ref[OverflowLimiter], Counters]] = []
+        self._ended = Counters()
+
+    def add(self, limiter: OverflowLimiter) -> None:
+        with self._lock:
+            self._sort_out()
+            self._known.append((ref(limiter), limiter.pool.counters))
+
+    def look(self) -> tuple[list[TokenPool], Counters]:
+        """Return the pools of the loops that are open, and the totals of the others."""
+        with self._lock:
+            pools = list(self._sort_out())
+            ended = Counters()
+            ended.add_totals(self._ended)
+            return pools, ended
+
+    def _sort_out(self) -> list[TokenPool]:
+        known, self._known = self._known, []
+        pools = []
+        for entry in known:
+            limiter = entry[0]()
+            if limiter is None or limiter.pool.clock.is_over():
+                self._ended.add_totals(entry[1])
+            else:
+                self._known.append(entry)
+                pools.append(limiter.pool)
+        return pools
+
+
+all_loops = _AllLoops()
+
+
+def _after_fork() -> None:
+    global _latest
+    _latest = lambda: None  # noqa: E731
+    all_loops.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def live_pools() -> Iterator[TokenPool]:
+    """Return the pools of all event loops of this process that are open."""
+    return iter(all_loops.look()[0])

@@ -1,0 +1,67 @@
+"""Who makes a hop: a request under way, or somebody who can't hold anything yet.
+
+Asked by the pool for every hop. It must keep no task alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from .lease import Lease
+
+if TYPE_CHECKING:
+    from .pool import TokenPool
+
+
+class Callers:
+    """Leases, and the tasks that have hopped outside a lease of their own.
+
+    :param current_task: returns the running task, None in a callback of the loop
+    """
+
+    __slots__ = ("_current_task", "_hopped")
+
+    def __init__(self, current_task: Callable[[], Any]) -> None:
+        self._current_task = current_task
+        # By weak reference. Not a WeakSet: that is Python code, at each look.
+        self._hopped: set[ref[Any]] = set()
+
+    def open_lease(self, pool: TokenPool, under_way: bool) -> Lease:
+        task = self._current_task()
+        return Lease(pool, 1 if under_way or self._has_hopped(task) else 0, task)
+
+    def close_lease(self, lease: Lease) -> None:
+        """:raises RuntimeError: in a coroutine whose loop is gone"""
+        lease.closed = True
+        lease.task = None
+        if lease.hops:
+            self._remember(self._current_task())
+
+    def depth(self, borrower: object, lease: Lease | None) -> int:
+        """Return how many hops were made before this one on behalf of the same caller.
+
+        :param borrower: on asyncio the task itself, on trio something that stands for it
+        """
+        if lease is None:
+            task = self._current_task()
+            if self._has_hopped(task):
+                return 1
+            self._remember(task)
+            return 0
+        if borrower is not lease.task:
+            # Another task of the request than the last one. What it gets it may keep when the
+            # request ends, so it is no newcomer then.
+            task = self._current_task()
+            if task is not lease.task:
+                lease.task = task
+                self._remember(task)
+        return lease.hops
+
+    def _has_hopped(self, task: Any) -> bool:
+        return task is not None and ref(task) in self._hopped
+
+    def _remember(self, task: Any) -> None:
+        if task is not None:
+            self._hopped.add(ref(task, self._hopped.discard))
