@@ -7,18 +7,17 @@ objects of the process, so it never runs unasked a second time.
 
 from __future__ import annotations
 
-import gc
 import math
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from .. import _settings
 from .._settings import logger
 from . import stacks as _stacks
+from .connection_pools import ConnectionPool, connection_pools
+from .live_objects import instances_of
+from .routes import health_routes, pinning_routes
 
 PINNED = (
     "all threads wait for a connection and no request under way waits for a thread: whoever has the"
@@ -27,34 +26,6 @@ PINNED = (
     ' Depends(get_db, scope="function") gives a connection back before the response is sent; in a'
     " WebSocket, open a session for each message and not for the connection's whole life"
 )
-
-
-@dataclass(frozen=True)
-class ConnectionPool:
-    """A pool of connections in this process that threads take from.
-
-    :ivar name: whose pool it is, without a password
-    :ivar kind: the class of the pool
-    :ivar size: connections it keeps
-    :ivar overflow: connections it adds for a while; math.inf for no bound
-    :ivar capacity: threads that can have one at a time; math.inf where none ever waits
-    :ivar settings: how its size is set
-    """
-
-    name: str
-    kind: str
-    size: float
-    overflow: float
-    capacity: float
-    settings: str
-
-    def __str__(self) -> str:
-        size = f"{self.size:g}+{self.overflow:g}" if self.overflow else f"{self.size:g}"
-        return (
-            f"{self.name}: {self.kind} {size}"
-            if self.capacity < math.inf
-            else (f"{self.name}: {self.kind}, no limit")
-        )
 
 
 def advise(app: Any = None) -> list[str]:
@@ -71,10 +42,8 @@ def advise(app: Any = None) -> list[str]:
     advice = [text for pool in connection_pools() if (text := compare(pool, limit, reserve))]
     if is_pinned_now():
         advice.append(PINNED)
-    from .._cli.app_report import health_routes, pinning_routes
-
     starlette = sys.modules.get("starlette.applications")
-    apps = [app] if app is not None else found_of(starlette and starlette.Starlette)
+    apps = [app] if app is not None else instances_of(starlette and starlette.Starlette)
     for each in apps:
         advice += health_routes(each) + pinning_routes(each)
     return advice
@@ -108,75 +77,6 @@ def compare(pool: ConnectionPool, limit: float, reserve: int) -> str | None:
         f" threads can only ever wait. FASTAPI_OVERFLOW_LIMIT={max(fitting, 3):g} would serve the"
         f" same load; so would {pool.settings} for {limit:g} connections, if the database has them"
     )
-
-
-# ---- finding pools
-
-
-def connection_pools() -> list[ConnectionPool]:
-    """Return the connection pools of this process that threads take from."""
-    return [*_sqlalchemy_pools(), *_psycopg_pools()]
-
-
-def _sqlalchemy_pools() -> Iterator[ConnectionPool]:
-    base = sys.modules.get("sqlalchemy.engine.base")
-    module = sys.modules.get("sqlalchemy.pool")
-    if base is None or module is None:
-        return
-    seen = set()
-    for engine in found_of(base.Engine):
-        pool = engine.pool
-        if id(pool) in seen or isinstance(pool, module.AsyncAdaptedQueuePool):
-            continue  # shared by an engine with other options; no thread waits in async code
-        seen.add(id(pool))
-        size = overflow = 0.0
-        capacity = math.inf
-        if isinstance(pool, module.QueuePool):
-            size, overflow = pool.size(), pool._max_overflow
-            if not size:
-                size = math.inf  # pool_size=0: no bound
-            elif overflow < 0:
-                overflow = math.inf
-            capacity = size + overflow
-        yield ConnectionPool(
-            f"SQLAlchemy engine {engine.url.render_as_string(hide_password=True)}",
-            type(pool).__name__,
-            size,
-            overflow,
-            capacity,
-            "pool_size and max_overflow",
-        )
-
-
-def _psycopg_pools() -> Iterator[ConnectionPool]:
-    module = sys.modules.get("psycopg_pool")
-    if module is None:
-        return
-    for pool in found_of(module.ConnectionPool, module.NullConnectionPool):
-        most = pool.max_size or math.inf
-        size = min(pool.min_size, most)
-        yield ConnectionPool(
-            f"psycopg pool {pool.name}", type(pool).__name__, size, most - size, most, "max_size"
-        )
-
-
-def found_of(*classes: Any) -> list[Any]:
-    """Return the instances of classes in this process (of those that are not None or False)."""
-    kinds = tuple(kind for kind in classes if kind)
-    found = {}
-    # What a module has by name is found even where gc.freeze() hides it.
-    candidates = [
-        value
-        for module in list(sys.modules.values())
-        if isinstance(module, ModuleType)
-        for value in list(vars(module).values())
-    ]
-    candidates += gc.get_objects()
-    for candidate in candidates:
-        # Not isinstance: it asks proxies what they stand for, and some then fail.
-        if issubclass(type(candidate), kinds):
-            found[id(candidate)] = candidate
-    return list(found.values())
 
 
 # ---- in a stall

@@ -1,7 +1,7 @@
-"""What in an app needs threads: its sync routes and dependencies, and what `doctor --app` says.
+"""What of an app runs in threads: its sync routes and dependencies, and which of them are a risk.
 
-Called when somebody asks. It must never call anything of the app, and never import what the app
-hasn't imported.
+Called by `advise()` and `doctor --app`. It must never call anything of the app, and never import
+what the app hasn't imported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 # Last part of the path of a route that an orchestrator probes.
@@ -44,22 +43,6 @@ class Route:
         if self.dependencies:
             what.append(f"dependencies: {', '.join(self.dependencies)}")
         return f"{','.join(self.methods)} {self.path}  {'; '.join(what)}"
-
-
-def load_app(name: str) -> Any:
-    """Import what "module:attribute" names, as a server would: from the current folder too.
-
-    :raises ValueError: where it isn't of that form
-    """
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise ValueError(f"the app must be given as MODULE:ATTRIBUTE, got {name!r}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    app = import_module(module)
-    for part in attribute.split("."):
-        app = getattr(app, part)
-    return app
 
 
 def routes(app: Any) -> list[Route]:
@@ -156,21 +139,3 @@ def pinning_routes(app: Any) -> list[str]:
         for dependency in route.dependencies
         if route.methods == ("WEBSOCKET",) and dependency.endswith(YIELDS)
     ]
-
-
-def report(name: str) -> dict[str, Any]:
-    """Return what `doctor --app` tells of an app: its import is the caller's to guard.
-
-    :param name: "module:attribute"
-    """
-    from .._watching.advice import advise, connection_pools
-
-    app = load_app(name)
-    found = routes(app)
-    return {
-        "name": name,
-        "routes": [vars(route) for route in found],
-        "in_threads": [str(route) for route in found if route.endpoint or route.dependencies],
-        "connection_pools": [str(pool) for pool in connection_pools()],
-        "advice": advise(app),
-    }

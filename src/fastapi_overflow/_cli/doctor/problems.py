@@ -1,6 +1,7 @@
-"""Why the import hook is not armed, or what hides the modules it patches; with the remedy.
+"""What stops the protection, and the remedy: a hook that is not armed, a file that hides a package.
 
-Called by `doctor` when it has found an app unprotected. It must never import what it examines.
+Called by the examination when it has found an app unprotected. It must never import what it
+examines.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def hook_files() -> list[Path]:
     return [file for file in files if file.exists()]
 
 
-def why_unarmed(package: Path) -> Problem:
+def why_not_armed(package: Path) -> Problem:
     """Find out why nothing has armed the hook.
 
     :param package: the folder that this package was imported from

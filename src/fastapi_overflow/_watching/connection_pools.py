@@ -1,0 +1,89 @@
+"""The connection pools of this process that threads take from.
+
+Called by `advise()`, by `doctor --app` and once at the first stall. It must never import the
+packages that it looks for: what isn't loaded can't be in use.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .live_objects import instances_of
+
+
+@dataclass(frozen=True)
+class ConnectionPool:
+    """A pool of connections in this process that threads take from.
+
+    :ivar name: whose pool it is, without a password
+    :ivar kind: the class of the pool
+    :ivar size: connections it keeps
+    :ivar overflow: connections it adds for a while; math.inf for no bound
+    :ivar capacity: threads that can have one at a time; math.inf where none ever waits
+    :ivar settings: how its size is set
+    """
+
+    name: str
+    kind: str
+    size: float
+    overflow: float
+    capacity: float
+    settings: str
+
+    def __str__(self) -> str:
+        size = f"{self.size:g}+{self.overflow:g}" if self.overflow else f"{self.size:g}"
+        return (
+            f"{self.name}: {self.kind} {size}"
+            if self.capacity < math.inf
+            else (f"{self.name}: {self.kind}, no limit")
+        )
+
+
+def connection_pools() -> list[ConnectionPool]:
+    """Return the connection pools of this process that threads take from."""
+    return [*_sqlalchemy_pools(), *_psycopg_pools()]
+
+
+def _sqlalchemy_pools() -> Iterator[ConnectionPool]:
+    base = sys.modules.get("sqlalchemy.engine.base")
+    module = sys.modules.get("sqlalchemy.pool")
+    if base is None or module is None:
+        return
+    seen = set()
+    for engine in instances_of(base.Engine):
+        pool = engine.pool
+        if id(pool) in seen or isinstance(pool, module.AsyncAdaptedQueuePool):
+            continue  # shared by an engine with other options; no thread waits in async code
+        seen.add(id(pool))
+        size = overflow = 0.0
+        capacity = math.inf
+        if isinstance(pool, module.QueuePool):
+            size, overflow = pool.size(), pool._max_overflow
+            if not size:
+                size = math.inf  # pool_size=0: no bound
+            elif overflow < 0:
+                overflow = math.inf
+            capacity = size + overflow
+        yield ConnectionPool(
+            f"SQLAlchemy engine {engine.url.render_as_string(hide_password=True)}",
+            type(pool).__name__,
+            size,
+            overflow,
+            capacity,
+            "pool_size and max_overflow",
+        )
+
+
+def _psycopg_pools() -> Iterator[ConnectionPool]:
+    module = sys.modules.get("psycopg_pool")
+    if module is None:
+        return
+    for pool in instances_of(module.ConnectionPool, module.NullConnectionPool):
+        most = pool.max_size or math.inf
+        size = min(pool.min_size, most)
+        yield ConnectionPool(
+            f"psycopg pool {pool.name}", type(pool).__name__, size, most - size, most, "max_size"
+        )
