@@ -100,22 +100,6 @@ class TestStacks:
         if waits is False:
             assert seen == {False}
 
-    async def test_paths_are_as_imported(self):
-        """A package's file is told as it is imported, whatever the environment's folder."""
-        assert _stacks._short(pytest.__file__) == ("pytest/__init__.py", "package")
-        assert _stacks._short(threading.__file__) == ("threading.py", "stdlib")
-
-    @pytest.mark.parametrize("folder", ["", "."])
-    async def test_app_in_the_current_folder(self, folder, monkeypatch, tmp_path):
-        """The app's file is told from the folder that the server was started in."""
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.path", [folder])
-        assert _stacks._short(f"{tmp_path}/shop/routes.py") == ("shop/routes.py", "app")
-
-    async def test_generated_code_is_not_the_app(self):
-        """What a package has generated isn't told as code of the app."""
-        assert _stacks._short("<sqlalchemy generated _go()>")[1] == "stdlib"
-
     async def test_connection_pool(self):
         """A thread that waits for a connection is told as in the pool, not in its queue."""
         pool = QueuePool(lambda: sqlite3.connect(":memory:"), pool_size=1, max_overflow=0)
@@ -133,3 +117,52 @@ class TestStacks:
             finally:
                 held.invalidate()
         assert "test_stacks.py" in groups[0].called_from
+
+
+class Untouchable:
+    """Whatever is asked of it fails."""
+
+    def fail(self, *args):
+        raise AssertionError("code of the app was called")
+
+    __getattribute__ = __hash__ = __eq__ = __str__ = __repr__ = __bool__ = fail
+    __class__ = property(fail)
+
+
+class TestNothingOfTheAppIsCalled:
+    @pytest.mark.parametrize("kind", [Untouchable, int, lambda: None])
+    async def test_module_name(self, kind):
+        """A function's module may have anything for a name: it isn't looked at any closer."""
+        go_on = threading.Event()
+        names = {"__name__": kind(), "wait": go_on.wait}
+        exec("def hop():\n    wait(20)\n", names)
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_in_threadpool, names["hop"])
+            loop = current_limiter().loop
+            try:
+                await until(
+                    lambda: any(map(_stacks.waits_for_thread, _stacks.hop_frames(loop))),
+                    "the thread waiting",
+                )
+                (found,) = _stacks.grouped(_stacks.hop_frames(loop))
+                assert found.threads == 1
+                assert _stacks.waiting_for_connection(loop) == 0
+            finally:
+                go_on.set()
+
+    async def test_threads(self):
+        """A thread of the app's may be of any class: no attribute of it is read."""
+
+        class Watchdog(threading.Thread):
+            @property
+            def loop(self):
+                raise LookupError("not in a request")
+
+        go_on = threading.Event()
+        watchdog = Watchdog(target=go_on.wait, args=(20,))
+        watchdog.start()
+        try:
+            assert _stacks.hop_frames(object()) == []
+        finally:
+            go_on.set()
+            watchdog.join()

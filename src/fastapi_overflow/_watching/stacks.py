@@ -6,31 +6,23 @@ and read no local variable: only which code runs, by file and function.
 
 from __future__ import annotations
 
-import concurrent.futures
-import os
 import queue
-import site
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from types import FrameType
 from typing import Any
 
+from .code_owner import is_stdlib, module_of, owner_of
+
 # Where the worker threads of anyio and of trio wait for what to run, and where they run it.
-_ANYIO = "anyio/_backends/_asyncio.py"
-_TRIO = "trio/_core/_thread_cache.py"
+_ANYIO = "anyio._backends._asyncio"
+_TRIO = "trio._core._thread_cache"
 
-# Files of which a thread's innermost code tells that it waits for a connection.
+# `Group.where` begins so for threads that wait for a connection.
 CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/")
-
-_THREADING = threading.__file__
-_FUTURES = concurrent.futures._base.__file__
-# SQLAlchemy's copy of the standard library's queue: its caller tells what is waited for.
-_QUEUE = "sqlalchemy/util/queue.py"
-_STDLIB = queue.__file__.replace("\\", "/").rpartition("/")[0] + "/"
 
 
 @dataclass(frozen=True)
@@ -67,10 +59,14 @@ def _frames_of_others(loop: Any) -> list[FrameType]:
     """
     frames = sys._current_frames()
     frames.pop(threading.get_ident(), None)
+    if loop is None:
+        return list(frames.values())
+    # Of this very class: a thread of the app's may run the app's code when it is asked for `loop`.
+    worker: Any = getattr(sys.modules.get(_ANYIO), "WorkerThread", None)
     return [
         frames[thread.ident]
         for thread in threading.enumerate()
-        if thread.ident in frames and (loop is None or getattr(thread, "loop", None) is loop)
+        if type(thread) is worker and vars(thread).get("loop") is loop and thread.ident in frames
     ]
 
 
@@ -83,15 +79,14 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
 def _runs_a_hop(innermost: FrameType) -> bool:
     inner = None
     for frame in _outwards(innermost):
-        code = frame.f_code
-        if code.co_name in ("run", "_work", "_handle_job"):
-            file = code.co_filename.replace("\\", "/")
-            if file.endswith(_ANYIO):
+        if frame.f_code.co_name in ("run", "_work", "_handle_job"):
+            module = module_of(frame)
+            if module == _ANYIO:
                 # Waiting for work it is in Queue.get, or here itself where that is in C; on its way
                 # to or from a hop in neither.
                 return inner is not None and inner.f_code is not queue.Queue.get.__code__
-            if file.endswith(_TRIO):
-                return code.co_name == "_handle_job"
+            if module == _TRIO:
+                return frame.f_code.co_name == "_handle_job"
         inner = frame
     return False
 
@@ -103,12 +98,13 @@ def waits_for_thread(innermost: FrameType) -> bool:
     `Lock`, a socket or a sleep look like work from outside. Waiting for a future doesn't count, and
     so neither does `from_thread.run`: the event loop or the executor may well be at work on it.
     """
-    if innermost.f_code.co_filename != _THREADING:
+    if module_of(innermost) != "threading":
         return False
     for frame in _outwards(innermost):
-        if frame.f_code.co_filename == _FUTURES:
+        module = module_of(frame)
+        if module.startswith("concurrent.futures"):
             return False
-        if not frame.f_code.co_filename.replace("\\", "/").startswith(_STDLIB):
+        if not is_stdlib(module):
             break
     return True
 
@@ -124,12 +120,12 @@ def waiting_for_connection(loop: Any = None) -> int:
 
 
 def _waits_for_connection(innermost: FrameType) -> bool:
-    if innermost.f_code.co_filename != _THREADING:
+    if module_of(innermost) != "threading":
         return False
     for frame in _outwards(innermost):
-        short, kind = _short(frame.f_code.co_filename.replace("\\", "/"))
-        if kind != "stdlib":
-            return short.startswith(CHECKOUT[0])
+        module = module_of(frame)
+        if not is_stdlib(module):
+            return module.startswith("sqlalchemy.pool")
     return False
 
 
@@ -142,45 +138,17 @@ def grouped(frames: Iterable[FrameType]) -> list[Group]:
 def _place(innermost: FrameType) -> tuple[str, str | None]:
     where = called_from = None
     for frame in _outwards(innermost):
-        code = frame.f_code
-        path = code.co_filename.replace("\\", "/")
-        if path.endswith((_ANYIO, _TRIO)):
+        if module_of(frame) in (_ANYIO, _TRIO):
             break
-        short, kind = _short(path)
-        if kind == "app":
-            called_from = f"{short}:{frame.f_lineno} {code.co_name}"
+        name = frame.f_code.co_name
+        short, owner = owner_of(frame)
+        if owner == "app":
+            called_from = f"{short}:{frame.f_lineno} {name}"
             break
-        if where is None and kind != "stdlib":
-            where = f"{short} {code.co_name}"
+        if where is None and owner != "stdlib":
+            where = f"{short} {name}"
     if where is None and called_from is not None:
         where, called_from = called_from, None
     if where is None:
-        code = innermost.f_code
-        where = f"{_short(code.co_filename)[0]} {code.co_name}"
+        where = f"{owner_of(innermost)[0]} {innermost.f_code.co_name}"
     return where, called_from
-
-
-@lru_cache(maxsize=1024)
-def _short(path: str) -> tuple[str, str]:
-    """Return a path as it would be imported, and whose it is: "stdlib", "package" or "app".
-
-    What a package has generated, or copied from it, counts as the standard library too.
-    """
-    for packages in _package_folders():
-        if path.startswith(packages):
-            short = path[len(packages) :]
-            return short, "stdlib" if short == _QUEUE else "package"
-    if path.startswith(_STDLIB):
-        return path[len(_STDLIB) :], "stdlib"
-    if path.startswith("<") and path not in ("<string>", "<stdin>"):
-        return path, "stdlib"
-    # Relative ones, and "" for the current folder: servers put them there to find the app.
-    folders = [os.path.abspath(f).replace("\\", "/").rstrip("/") + "/" for f in sys.path]
-    best = max((f for f in folders if path.startswith(f)), key=len, default="")
-    return path[len(best) :], "app"
-
-
-@lru_cache(maxsize=1)
-def _package_folders() -> tuple[str, ...]:
-    folders = [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple(f.replace("\\", "/").rstrip("/") + "/" for f in folders)
