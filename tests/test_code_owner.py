@@ -36,6 +36,9 @@ from fastapi_overflow._watching.advice import is_pinned
 
 
 async def main():
+    if not stacks.can_be_read():
+        print("{}")
+        return
     loop = asyncio.get_running_loop()
     held = pool.connect()
     waits = asyncio.ensure_future(anyio.to_thread.run_sync(orders))
@@ -92,6 +95,8 @@ class TestLibrariesOutsideSitePackages:
         env = {"PYTHONPATH": str(path)}
         done = run_python(sys.executable, PROGRAM, timeout=60, env=env, check=True)
         found = json.loads(done.stdout)
+        if not found:
+            pytest.skip("stacks aren't read here")
         assert found["sqlalchemy"].startswith(str(path))
         return found
 

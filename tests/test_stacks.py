@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+import sys
 import threading
 import time
 import weakref
@@ -15,11 +16,15 @@ from sqlalchemy.pool import QueuePool
 from fastapi_overflow import run_in_threadpool
 from fastapi_overflow._requests.replacements import current_limiter
 from fastapi_overflow._watching import stacks as _stacks
+from fastapi_overflow._watching.advice import is_pinned_now
 from observed import until
 
 pytestmark = pytest.mark.anyio
 
+needs_stacks = pytest.mark.skipif(not _stacks.can_be_read(), reason="stacks aren't read here")
 
+
+@needs_stacks
 class TestStacks:
     async def test_idle_threads_do_nothing(self):
         """A worker that waits for work runs no hop."""
@@ -129,6 +134,7 @@ class Untouchable:
     __class__ = property(fail)
 
 
+@needs_stacks
 class TestNothingOfTheAppIsCalled:
     @pytest.mark.parametrize("kind", [Untouchable, int, lambda: None])
     async def test_module_name(self, kind):
@@ -166,3 +172,39 @@ class TestNothingOfTheAppIsCalled:
         finally:
             go_on.set()
             watchdog.join()
+
+
+class TestWithoutTheGil:
+    @pytest.fixture
+    def gil(self, monkeypatch):
+        """Have the interpreter say that the GIL is off, and fail where stacks are looked at."""
+
+        def fail():
+            raise AssertionError("stacks were looked at")
+
+        monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+        monkeypatch.setattr(sys, "_current_frames", fail)
+        return monkeypatch
+
+    async def test_stacks_are_not_looked_at(self, gil):
+        """Where the GIL is off nothing is known of what threads do."""
+        loop = current_limiter().loop
+        assert not _stacks.can_be_read()
+        assert _stacks.hop_frames() == _stacks.hop_frames(loop) == []
+        assert _stacks.waiting_for_connection(loop) == 0
+        assert not is_pinned_now()
+
+    async def test_gil_turned_on(self, gil):
+        """It is asked each time: an extension module may turn the GIL on."""
+        gil.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)
+        assert _stacks.can_be_read()
+
+    async def test_no_stacks_at_all(self, monkeypatch):
+        """An interpreter without `sys._current_frames` is as good as one without the GIL."""
+        monkeypatch.delattr(sys, "_current_frames")
+        assert not _stacks.can_be_read()
+        assert _stacks.hop_frames() == []
+
+    async def test_ordinary_python(self):
+        """With the GIL stacks are read."""
+        assert _stacks.can_be_read() is getattr(sys, "_is_gil_enabled", lambda: True)()

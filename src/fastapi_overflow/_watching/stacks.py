@@ -1,7 +1,15 @@
 """What the threads that run hops are doing just now.
 
-Called while the pool is stalled, in the event loop's thread. It must be cheap, keep no frame alive
-and read no local variable: only which code runs, by file and function.
+Called while the pool is stalled, and 20 times a second while requests queue and hops finish, in the
+event loop's thread. It must be cheap, keep no frame alive, read no local variable and call no code
+of the app: it sees only which code runs, by module and function.
+
+Where the GIL is off, stacks are not read: every answer is the empty one. `sys._current_frames()`
+takes frames from threads that go on running, and reading such a frame is not safe there: CPython's
+guide to free threading warns of it, and interpreters have crashed. To stop the world
+instead would take a debugger. Given up on such builds: the gate stays open, the stall log doesn't
+say what threads are blocked in, `deadlocks_averted` stays 0, and `advise()` doesn't tell pinned
+connections. What prevents the deadlock needs no stacks: lease, reserve and growth work as anywhere.
 """
 
 from __future__ import annotations
@@ -20,6 +28,9 @@ from .code_owner import is_stdlib, module_of, owner_of
 # Where the worker threads of anyio and of trio wait for what to run, and where they run it.
 _ANYIO = "anyio._backends._asyncio"
 _TRIO = "trio._core._thread_cache"
+
+# What the stall log says in place of what threads are doing.
+NOT_READ = "not known, their stacks can't be read on a Python without the GIL"
 
 # `Group.where` begins so for threads that wait for a connection.
 CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/")
@@ -43,6 +54,16 @@ class Group:
         return text if self.called_from is None else f"{text} (called from {self.called_from})"
 
 
+def can_be_read() -> bool:
+    """Tell whether stacks of other threads can be read safely.
+
+    To be asked each time: importing an extension module can turn the GIL on.
+    """
+    # Python 3.12 and earlier have a GIL and no such function.
+    has_gil: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return has_gil and hasattr(sys, "_current_frames")
+
+
 def hop_frames(loop: Any = None) -> list[FrameType]:
     """Return the innermost frame of each other thread that runs a hop.
 
@@ -57,6 +78,8 @@ def _frames_of_others(loop: Any) -> list[FrameType]:
     With this thread's own among them, that frame's variables would refer to the frame: a cycle,
     which kept every thread's frames, and so whole requests, until a garbage collection.
     """
+    if not can_be_read():
+        return []
     frames = sys._current_frames()
     frames.pop(threading.get_ident(), None)
     if loop is None:
