@@ -60,6 +60,23 @@ class TestHealthRoutes:
         assert any("here is sync" in text for text in advise())
         assert any("here is sync" in text for text in advise(app))
 
+    def test_mounted_app(self):
+        """A route of a mounted app is told once, with the path that clients use."""
+        app, mounted = FastAPI(), FastAPI()
+        app.mount("/api", mounted)
+
+        @mounted.get("/livez")
+        def here_too(): ...
+
+        told = [text.partition(" ")[0] for text in advise() if "here_too is sync" in text]
+        assert told == ["/api/livez"]
+
+    def test_app_half_made(self):
+        """An app that isn't made yet is no reason to fail."""
+        half = FastAPI.__new__(FastAPI)
+        assert isinstance(advise(), list)
+        del half
+
 
 @pytest.mark.skipif(not _advice._stacks.can_be_read(), reason="stacks aren't read here")
 @pytest.mark.anyio

@@ -49,6 +49,29 @@ class TestPoolsFound:
         assert "secret" not in str(pool_of("somewhere"))
         kept.dispose()
 
+    def test_no_password_in_the_query(self):
+        """A password may be among the URL's options, so none of them is told."""
+        url = "postgresql+psycopg://somewhere/x?password=secret"
+        kept = sqlalchemy.create_engine(url)
+        assert "secret" not in str(pool_of("somewhere"))
+        kept.dispose()
+
+    def test_engine_half_made(self):
+        """An engine that isn't made yet (or has failed to be) is left out, others are told."""
+        half = sqlalchemy.Engine.__new__(sqlalchemy.Engine)
+        kept = engine("somewhere")
+        assert pool_of("somewhere")
+        del half
+        kept.dispose()
+
+    def test_psycopg_pool_half_made(self):
+        """So is a pool of psycopg."""
+        half = PsycopgPool.__new__(PsycopgPool)
+        kept = engine("somewhere")
+        assert pool_of("somewhere")
+        del half
+        kept.dispose()
+
     def test_shared_pool(self):
         """An engine with other options shares the pool and is told once."""
         kept = engine("somewhere")

@@ -17,7 +17,7 @@ from .._settings import logger
 from . import stacks as _stacks
 from .connection_pools import ConnectionPool, connection_pools
 from .live_objects import instances_of
-from .routes import health_routes, pinning_routes
+from .routes import health_routes, outermost, pinning_routes
 
 PINNED = (
     "all threads wait for a connection and no request under way waits for a thread: whoever has the"
@@ -43,8 +43,8 @@ def advise(app: Any = None) -> list[str]:
     if is_pinned_now():
         advice.append(PINNED)
     starlette = sys.modules.get("starlette.applications")
-    apps = [app] if app is not None else instances_of(starlette and starlette.Starlette)
-    for each in apps:
+    found = [app] if app is not None else instances_of(getattr(starlette, "Starlette", None))
+    for each in outermost(found):
         advice += health_routes(each) + pinning_routes(each)
     return advice
 

@@ -10,6 +10,8 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 from .live_objects import instances_of
 
@@ -53,37 +55,42 @@ def _sqlalchemy_pools() -> Iterator[ConnectionPool]:
     if base is None or module is None:
         return
     seen = set()
-    for engine in instances_of(base.Engine):
-        pool = engine.pool
-        if id(pool) in seen or isinstance(pool, module.AsyncAdaptedQueuePool):
-            continue  # shared by an engine with other options; no thread waits in async code
-        seen.add(id(pool))
-        size = overflow = 0.0
-        capacity = math.inf
-        if isinstance(pool, module.QueuePool):
-            size, overflow = pool.size(), pool._max_overflow
-            if not size:
-                size = math.inf  # pool_size=0: no bound
-            elif overflow < 0:
-                overflow = math.inf
-            capacity = size + overflow
-        yield ConnectionPool(
-            f"SQLAlchemy engine {engine.url.render_as_string(hide_password=True)}",
-            type(pool).__name__,
-            size,
-            overflow,
-            capacity,
-            "pool_size and max_overflow",
-        )
+    for engine in instances_of(getattr(base, "Engine", None)):
+        try:
+            pool = engine.pool
+            if id(pool) in seen or isinstance(pool, module.AsyncAdaptedQueuePool):
+                continue  # shared by an engine with other options; no thread waits in async code
+            seen.add(id(pool))
+            yield _of_engine(engine, pool, module)
+        except Exception:  # noqa: S112 - an engine that isn't made yet, or of a class of the app's
+            continue
+
+
+def _of_engine(engine: Any, pool: Any, module: ModuleType) -> ConnectionPool:
+    size = overflow = 0.0
+    capacity = math.inf
+    if isinstance(pool, module.QueuePool):
+        size, overflow = pool.size(), pool._max_overflow
+        if not size:
+            size = math.inf  # pool_size=0: no bound
+        elif overflow < 0:
+            overflow = math.inf
+        capacity = size + overflow
+    # Without the options: some drivers take the password there.
+    url = engine.url.set(query={}).render_as_string(hide_password=True)
+    kind = type(pool).__name__
+    settings = "pool_size and max_overflow"
+    return ConnectionPool(f"SQLAlchemy engine {url}", kind, size, overflow, capacity, settings)
 
 
 def _psycopg_pools() -> Iterator[ConnectionPool]:
     module = sys.modules.get("psycopg_pool")
-    if module is None:
-        return
-    for pool in instances_of(module.ConnectionPool, module.NullConnectionPool):
-        most = pool.max_size or math.inf
-        size = min(pool.min_size, most)
-        yield ConnectionPool(
-            f"psycopg pool {pool.name}", type(pool).__name__, size, most - size, most, "max_size"
-        )
+    classes = [getattr(module, name, None) for name in ("ConnectionPool", "NullConnectionPool")]
+    for pool in instances_of(*classes) if module else ():
+        try:
+            most = pool.max_size or math.inf
+            size = min(pool.min_size, most)
+            name, kind = f"psycopg pool {pool.name}", type(pool).__name__
+            yield ConnectionPool(name, kind, size, most - size, most, "max_size")
+        except Exception:  # noqa: S112 - as above
+            continue

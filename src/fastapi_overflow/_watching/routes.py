@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,10 @@ HEALTH = re.compile(
     re.IGNORECASE,
 )
 
+# What of an HTTPEndpoint answers a request, in the order in which it is told.
+HANDLERS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
+WEBSOCKET = ("WEBSOCKET",)
 YIELDS = " (yield)"
 
 
@@ -46,34 +49,95 @@ class Route:
 
 
 def routes(app: Any) -> list[Route]:
-    """Return the routes of an app, of routers included and apps mounted."""
-    return list(_walk(getattr(app, "routes", None) or (), ""))
+    """Return the routes of an app, of routers included and apps mounted.
+
+    What can't be examined is left out: routes and endpoints may be of any class of the app's, and
+    raise when they are asked for an attribute.
+    """
+    return [route for route, _ in _walk(_routes_of(app), "", ())]
 
 
-def _walk(found: Iterable[Any], prefix: str) -> Iterator[Route]:
-    fastapi = sys.modules.get("fastapi.routing")
+def outermost(apps: list[Any]) -> list[Any]:
+    """Leave out apps that are mounted in another: its routes include theirs."""
+    mounted: set[int] = set()
+    for app in apps:
+        for _, lists in _walk(_routes_of(app), "", ()):
+            mounted.update(lists[1:])
+    return [app for app in apps if id(_routes_of(app)) not in mounted]
+
+
+def _routes_of(app: Any) -> Any:
+    try:
+        return app.routes
+    except Exception:
+        return ()  # no app, or one that isn't made yet
+
+
+def _walk(
+    found: Any, prefix: str, outer: tuple[int, ...]
+) -> Iterator[tuple[Route, tuple[int, ...]]]:
+    """Go through a list of routes, and through those of what is mounted.
+
+    :param outer: ids of the lists around this one: an app may be mounted in itself
+    :yields: a route, and the ids of the lists that lead to it, the outermost first
+    """
+    if id(found) in outer:
+        return
+    lists = (*outer, id(found))
+    for context in _resolved(found):
+        try:
+            # Some versions tell all of a WebSocket or a mount only by the route in the context.
+            route = getattr(context, "starlette_route", None) or context
+            original = getattr(route, "original_route", route)
+            path = prefix + (getattr(route, "path", None) or "")
+            mounted = getattr(original, "routes", None)
+            told = _examined(route, original, path) if mounted is None else None
+        except Exception:  # noqa: S112 - see `routes`
+            continue
+        if mounted is not None:
+            yield from _walk(mounted, path, lists)
+        elif told is not None:
+            yield told, lists
+
+
+def _resolved(found: Any) -> Iterator[Any]:
+    if not issubclass(type(found), Sequence):
+        return  # an app of another framework has something else named so
     # FastAPI 0.165 resolves included routers when they are asked for.
-    contexts = getattr(fastapi, "iter_route_contexts", None)
-    for context in contexts(list(found)) if contexts else found:
-        # Some versions tell all of a WebSocket or a mount only by the route in the context.
-        route = getattr(context, "starlette_route", None) or context
-        path = prefix + (getattr(route, "path", None) or "")
-        mounted = getattr(getattr(route, "original_route", route), "routes", None)
-        if mounted:
-            yield from _walk(mounted, path)
+    contexts = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
+    for route in list(found):
+        try:
+            yield from list(contexts([route])) if contexts else [route]
+        except Exception:  # noqa: S112 - see `routes`
             continue
-        endpoint = getattr(route, "endpoint", None)
-        if endpoint is None:
-            continue
-        dependant = getattr(route, "dependant", None)
-        methods = getattr(route, "methods", None)
-        is_sync = _is_sync(endpoint) and not _is_asgi(endpoint)
-        yield Route(
-            path,
-            tuple(sorted(set(methods) - {"HEAD"} or methods)) if methods else ("WEBSOCKET",),
-            _name(endpoint) if is_sync else None,
-            tuple(dict.fromkeys(_sync_dependencies(dependant))) if dependant is not None else (),
-        )
+
+
+def _examined(route: Any, original: Any, path: str) -> Route | None:
+    endpoint = getattr(route, "endpoint", None)
+    if endpoint is None:
+        return None
+    dependant = getattr(route, "dependant", None)
+    dependencies = (
+        tuple(dict.fromkeys(_sync_dependencies(dependant))) if dependant is not None else ()
+    )
+    if _is_of(type(original), "starlette.routing", "WebSocketRoute"):
+        methods: tuple[str, ...] = WEBSOCKET
+    else:
+        given = set(getattr(route, "methods", None) or ())
+        methods = tuple(sorted(given - {"HEAD"} or given)) or ("ANY",)
+    if _is_of(endpoint, "starlette.endpoints", "HTTPEndpoint"):
+        handlers = {name: getattr(endpoint, name.lower(), None) for name in HANDLERS}
+        there = {name: handler for name, handler in handlers.items() if handler is not None}
+        in_threads = ", ".join(_name(found) for found in there.values() if _is_sync(found))
+        return Route(path, tuple(there), in_threads or None, dependencies)
+    is_sync = _is_sync(endpoint) and not _is_asgi(endpoint)
+    return Route(path, methods, _name(endpoint) if is_sync else None, dependencies)
+
+
+def _is_of(kind: Any, module: str, name: str) -> bool:
+    """Tell whether `kind` is a class derived from one of Starlette's, imported or not."""
+    base = getattr(sys.modules.get(module), name, None)
+    return inspect.isclass(kind) and inspect.isclass(base) and issubclass(kind, base)
 
 
 def _sync_dependencies(dependant: Any) -> Iterator[str]:
@@ -137,5 +201,5 @@ def pinning_routes(app: Any) -> list[str]:
         " connections shut out all others. Open a session for each message instead"
         for route in routes(app)
         for dependency in route.dependencies
-        if route.methods == ("WEBSOCKET",) and dependency.endswith(YIELDS)
+        if route.methods == WEBSOCKET and dependency.endswith(YIELDS)
     ]

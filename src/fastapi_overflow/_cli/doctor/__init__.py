@@ -36,5 +36,5 @@ def _look_at_app(name: str) -> dict[str, Any]:
         from .app_report import app_report
 
         return app_report(name)
-    except Exception as exc:  # whatever the app's import raises
+    except (Exception, SystemExit) as exc:  # whatever the app's import raises
         return {"name": name, "error": f"{name} can't be looked at: {type(exc).__name__}: {exc}"}

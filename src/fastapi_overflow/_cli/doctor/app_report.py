@@ -7,6 +7,7 @@ and must never call anything of it.
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -25,7 +26,8 @@ def load_app(name: str) -> Any:
         raise ValueError(f"the app must be given as MODULE:ATTRIBUTE, got {name!r}")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    app = import_module(module)
+    with redirect_stdout(sys.stderr):  # what the app prints is no part of the report
+        app = import_module(module)
     for part in attribute.split("."):
         app = getattr(app, part)
     return app
