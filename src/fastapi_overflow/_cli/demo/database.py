@@ -34,8 +34,8 @@ def parse(text: str) -> URL:
         dialect = url.get_dialect()
         dialect.import_dbapi()
     except ArgumentError:
-        shown = re.sub(r":[^:/@]*@", ":***@", text)  # a mistyped URL still has its password
-        raise DemoError(f"--database-url must be a SQLAlchemy URL, got {shown!r}") from None
+        masked = re.sub(r":(?!//).*@", ":***@", text)  # a mistyped URL still has its password
+        raise DemoError(f"--database-url must be a SQLAlchemy URL, got {masked!r}") from None
     except NoSuchModuleError as exc:
         raise DemoError(f"--database-url: SQLAlchemy says: {exc}") from None
     except ImportError as exc:
@@ -56,6 +56,11 @@ def parse(text: str) -> URL:
         if not url.database.startswith("file:"):
             url = url.set(database=str(Path(url.database).absolute()))
     return url
+
+
+def shown(url: URL) -> str:
+    """Return a URL to print: without the password, and without options, which may hold one too."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 @contextmanager

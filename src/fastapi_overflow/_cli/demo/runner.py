@@ -63,7 +63,7 @@ def compare(requests: int, database_url: str | None, pool_size: int | None) -> C
                     runs.append(_load(running, requests, show))
     return Comparison(
         requests=requests,
-        database="a SQLite file" if database_url is None else url.render_as_string(),
+        database="a SQLite file" if database_url is None else database.shown(url),
         pool=f"{pool_size or 5}+10",
         versions={
             "Python": ".".join(str(part) for part in sys.version_info[:3]),
