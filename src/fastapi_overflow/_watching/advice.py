@@ -1,8 +1,7 @@
-"""What somebody asks for: `advise()`, whether the thread limit fits the connection pools.
+"""`advise()`: whether the thread limit fits the connection pools, and what else to change.
 
-Called by apps, by `doctor --app` and once at the first stall, in a thread of its own. It must never
-import the packages it looks for: what isn't loaded can't be in use. The search goes through all
-objects of the process, so it never runs unasked a second time.
+Called by apps and by `doctor --app`, and once at the first stall, in a thread of its own. It must
+never run a second time unless asked: the search goes through all objects of the process.
 """
 
 from __future__ import annotations
@@ -20,23 +19,24 @@ from .live_objects import instances_of
 from .routes import health_routes, outermost, pinning_routes
 
 PINNED = (
-    "all threads wait for a connection and no request under way waits for a thread: whoever has the"
-    " connections is waiting for something else, such as a slow client, an open WebSocket or an"
-    " await in async code. More threads can't help."
+    "all threads wait for a connection and no request under way waits for a thread: the holders of"
+    " the connections are waiting for something else, such as a slow client, an open WebSocket or"
+    " an await in async code. More threads can't help."
     ' Depends(get_db, scope="function") gives a connection back before the response is sent; in a'
-    " WebSocket, open a session for each message and not for the connection's whole life"
+    " WebSocket, open a session for each message instead of one for as long as it is open"
 )
 
 
 def advise(app: Any = None) -> list[str]:
-    """Return what to change so that threads and connections fit, an empty list where they do.
+    """Find out why requests wait for threads or connections, and what to change.
 
-    Compares the thread limit with each connection pool of SQLAlchemy and psycopg_pool in this
-    process, says what the threads of a stalled pool are short of, and names health routes that need
-    a thread and WebSockets that keep a connection. Takes a while in a big process, as it goes
-    through all objects: not for every request.
+    Return a text for each problem, or an empty list. The thread limit is compared with each
+    connection pool of SQLAlchemy and psycopg_pool in this process. A stalled pool that is short of
+    connections, not threads, is named, and so are health checks that need a thread and WebSockets
+    that keep a connection. Don't call it for every request: it goes through all objects of the
+    process, which takes a while in a large one.
 
-    :param app: whose routes to look at, a Starlette or FastAPI app; None: all in this process
+    :param app: the Starlette or FastAPI app whose routes to examine; None: all in this process
     """
     limit, reserve = limits()
     advice = [text for pool in connection_pools() if (text := compare(pool, limit, reserve))]
@@ -50,7 +50,7 @@ def advise(app: Any = None) -> list[str]:
 
 
 def limits() -> tuple[float, int]:
-    """Return limit and reserve: of the running loop, else what the next one will have."""
+    """Return limit and reserve of the running event loop, or else of the next one."""
     from .._requests import replacements as _hops  # late: the pool's own modules import this one
     from .stats import stats
 
@@ -67,8 +67,8 @@ def limits() -> tuple[float, int]:
 
 
 def compare(pool: ConnectionPool, limit: float, reserve: int) -> str | None:
-    """Return what is out of proportion between a connection pool and the thread limit."""
-    fitting = pool.capacity + reserve + 1  # one more thread for who needs no connection
+    """Return advice if threads can only wait for a connection pool, else None."""
+    fitting = pool.capacity + reserve + 1  # one more thread, for requests without a connection
     if pool.capacity == math.inf or limit <= fitting:
         return None
     size = f"{pool.size:g}+{pool.overflow:g}" if pool.overflow else f"{pool.size:g}"
@@ -83,10 +83,11 @@ def compare(pool: ConnectionPool, limit: float, reserve: int) -> str | None:
 
 
 def is_pinned(groups: list[_stacks.Group], waiting_later: int) -> bool:
-    """Tell a lack of connections that threads can't help from a deadlock.
+    """Tell whether connections are short in a way that more threads can't help.
 
-    In a deadlock some request under way has a connection and waits for a thread. Here nobody under
-    way waits, and all that run wait for a connection: so it is held by who needs no thread.
+    In a deadlock, a request under way holds a connection and waits for a thread. Here no request
+    under way waits for a thread, and every hop that runs waits for a connection. So the holders of
+    the connections don't need a thread.
     """
     return (
         bool(groups)
@@ -96,6 +97,7 @@ def is_pinned(groups: list[_stacks.Group], waiting_later: int) -> bool:
 
 
 def is_pinned_now() -> bool:
+    """Tell whether a stalled pool of this process is short of connections, not threads."""
     from .stats import live_pools
 
     for pool in live_pools():
@@ -106,13 +108,13 @@ def is_pinned_now() -> bool:
     return False
 
 
-_advised = threading.Lock()  # held for good once the log has the advice
+_advised = threading.Lock()  # acquired by the first call, and never released
 
 
 def log_advice_once(limit: float, reserve: int) -> None:
-    """Compare limit and connection pools, once in a process, and log what doesn't fit.
+    """Compare the limit with the connection pools, once in a process, and log the advice.
 
-    In a thread of its own, as the search would hold up the event loop.
+    This runs in a thread of its own, as the search would block the event loop.
     """
     if not _advised.acquire(blocking=False):
         return

@@ -1,9 +1,8 @@
 """Whose code a frame runs, and how its file is printed.
 
-Called while threads' stacks are read: 20 times a second while requests queue, and in a stall. A
-library is recognised by the names of its modules, not by where it is installed: `uv run --with`,
-`pip install --target`, PYTHONPATH and zips put it anywhere. It must never call code of the app: a
-module's globals may hold anything under `__name__`.
+Called while threads' stacks are read (see `stacks`). Libraries are recognised by the names of their
+modules, not by their folders: `uv run --with`, `pip install --target`, PYTHONPATH and zips put them
+anywhere. It must never call code of the app: `__name__` in a module's globals may be any object.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Literal
 
 Owner = Literal["stdlib", "package", "app"]
 
-# SQLAlchemy's copy of the standard library's queue: its caller tells what is waited for.
+# SQLAlchemy's copy of the standard library's queue: what matters is who calls it.
 _COPIES = ("sqlalchemy.util.queue",)
 
 _PACKAGE_FOLDERS = ("/site-packages/", "/dist-packages/")
@@ -26,12 +25,12 @@ def _folder(path: str) -> str:
     return path.replace("\\", "/").rstrip("/") + "/"
 
 
-# A frozen interpreter's modules may have no file.
+# In a frozen interpreter `os` may have no file.
 _STDLIB = _folder(os.path.dirname(os.__file__)) if hasattr(os, "__file__") else "<frozen"
 
 
 def module_of(frame: FrameType) -> str:
-    """Return the name of the module that a frame's code belongs to, "" if it isn't known."""
+    """Return the name of the module that a frame's code belongs to, "" if unknown."""
     try:
         name = dict.get(frame.f_globals, "__name__")
     except TypeError:
@@ -40,23 +39,23 @@ def module_of(frame: FrameType) -> str:
 
 
 def is_stdlib(module: str) -> bool:
-    """Tell whether a module is the standard library's, or a copy of one."""
+    """Tell whether a module belongs to the standard library, or is a copy of one that does."""
     return module.partition(".")[0] in sys.stdlib_module_names or module in _COPIES
 
 
 def owner_of(frame: FrameType) -> tuple[str, Owner]:
-    """Return the file of a frame as it would be imported, and whose it is."""
-    # Not the method of the path itself: str is the only class whose code may run here.
+    """Return the file of a frame as it would be imported, and who owns it."""
+    # Not `co_filename.replace()`: it may be of a subclass of str.
     return described(str.replace(frame.f_code.co_filename, "\\", "/"), module_of(frame))
 
 
 @lru_cache(maxsize=1024)
 def described(path: str, module: str) -> tuple[str, Owner]:
-    """Return a file as it would be imported, and whose it is.
+    """Return a file as it would be imported, and who owns it.
 
-    Generated code counts as the standard library: whoever called it says more.
+    Generated code counts as the standard library, so that its caller is printed instead.
 
-    :param module: the name of the module, "" if it isn't known
+    :param module: the name of the module, "" if unknown
     """
     path = path.replace("\\", "/")
     if path.startswith("<"):
@@ -92,13 +91,13 @@ def _owner(path: str, module: str) -> Owner:
 
 
 def _sys_path_entry(path: str) -> str:
-    """Return the longest entry of `sys.path` that a file is in, with a slash at the end, or ""."""
+    """Return the longest entry of `sys.path` that holds a file, with a slash at the end, or ""."""
     best = ""
     for entry in tuple(sys.path):
         if not isinstance(entry, str):
             continue  # the import system ignores it too
         try:
-            # Relative ones, and "" for the current folder: servers put them there to find the app.
+            # Servers add relative entries, and "" for the current folder, to find the app.
             folder = _folder(os.path.abspath(entry))
         except OSError:
             continue  # the current folder is gone
@@ -109,23 +108,22 @@ def _sys_path_entry(path: str) -> str:
 
 @lru_cache(maxsize=64)
 def _installed_in(entry: str) -> frozenset[str]:
-    """Return the names that can be imported because an installer put them into a path entry.
+    """Return the top-level names that an installer has put into an entry of `sys.path`.
 
-    The `*.dist-info` folders there tell: `pip install --target` leaves them, an app's source has
-    none.
+    It leaves `*.dist-info` folders there, which list the files. An app's source has none.
     """
-    from importlib.machinery import PathFinder  # late: only a stall outside of site-packages
+    from importlib.machinery import PathFinder  # late: only needed in a stall
     from importlib.metadata import DistributionFinder
 
     names: set[str] = set()
     try:
-        # Not importlib.metadata.distributions(): it asks the finders that the app has added too.
+        # Not importlib.metadata.distributions(): that calls finders that the app has added.
         context = DistributionFinder.Context(path=[entry])
         for found in PathFinder.find_distributions(context):
-            # The egg-info beside the source of an app that is being developed has no such file.
+            # An egg-info folder beside an app's source has no such file.
             if found.read_text("WHEEL") is not None:
                 record = found.read_text("RECORD") or ""
                 names |= {line.partition("/")[0].partition(".")[0] for line in record.splitlines()}
-    except Exception:  # noqa: S110 - whatever is wrong with the metadata of others
+    except Exception:  # noqa: S110 - metadata may be broken in any way
         pass
     return frozenset(names - {""})

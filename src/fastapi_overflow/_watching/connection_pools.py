@@ -1,6 +1,6 @@
 """The connection pools of this process that threads take from.
 
-Called by `advise()`, by `doctor --app` and once at the first stall. It must never import the
+Called by `advise()` and `doctor --app`, and once at the first stall. It must never import the
 packages that it looks for: what isn't loaded can't be in use.
 """
 
@@ -20,12 +20,12 @@ from .live_objects import instances_of
 class ConnectionPool:
     """A pool of connections in this process that threads take from.
 
-    :ivar name: whose pool it is, without a password
+    :ivar name: the engine's URL without passwords, or the pool's name
     :ivar kind: the class of the pool
-    :ivar size: connections it keeps
-    :ivar overflow: connections it adds for a while; math.inf for no bound
-    :ivar capacity: threads that can have one at a time; math.inf where none ever waits
-    :ivar settings: how its size is set
+    :ivar size: connections that it keeps
+    :ivar overflow: connections that it adds under load; math.inf for no bound
+    :ivar capacity: threads that can hold a connection at once; math.inf if no thread ever waits
+    :ivar settings: names of the parameters that set its size
     """
 
     name: str
@@ -59,10 +59,10 @@ def _sqlalchemy_pools() -> Iterator[ConnectionPool]:
         try:
             pool = engine.pool
             if id(pool) in seen or isinstance(pool, module.AsyncAdaptedQueuePool):
-                continue  # shared by an engine with other options; no thread waits in async code
+                continue  # another engine shares it, or it is for async code, where no thread waits
             seen.add(id(pool))
             yield _of_engine(engine, pool, module)
-        except Exception:  # noqa: S112 - an engine that isn't made yet, or of a class of the app's
+        except Exception:  # noqa: S112 - not initialised yet, or of a class of the app's
             continue
 
 
@@ -76,7 +76,7 @@ def _of_engine(engine: Any, pool: Any, module: ModuleType) -> ConnectionPool:
         elif overflow < 0:
             overflow = math.inf
         capacity = size + overflow
-    # Without the options: some drivers take the password there.
+    # Without the query: some drivers take a password there.
     url = engine.url.set(query={}).render_as_string(hide_password=True)
     kind = type(pool).__name__
     settings = "pool_size and max_overflow"

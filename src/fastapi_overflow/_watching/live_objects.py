@@ -1,7 +1,7 @@
-"""The search for objects of a class in this process.
+"""The search for objects of a class among all objects of this process.
 
-Called when somebody asks for advice, and once at the first stall, in a thread of its own: it goes
-through all objects of the process. It must never call code of the objects that it meets.
+Called by `advise()` and `doctor --app`, and once at the first stall, in a thread of its own. It
+must never call code of the objects that it meets.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-# What `vars()` reads, but without asking the module: a lazy one would then be imported.
+# Like `vars()`, but without reading an attribute: that would import a lazy module.
 _names_of: Callable[[Any], dict[str, Any]] = vars(ModuleType)["__dict__"].__get__
 
 
 def instances_of(*classes: Any) -> list[Any]:
-    """Return the instances of classes in this process; what isn't a class has none."""
+    """Return all instances of classes; what isn't a class has none."""
     kinds = tuple(kind for kind in classes if issubclass(type(kind), type))
     found = {}
-    # What a module has by name is found even where gc.freeze() hides it.
+    # gc.freeze() hides objects from gc.get_objects(), but not from the modules that name them.
     candidates = [
         value
         for module in list(sys.modules.values())
@@ -29,7 +29,7 @@ def instances_of(*classes: Any) -> list[Any]:
     ]
     candidates += gc.get_objects()
     for candidate in candidates:
-        # Not isinstance: it asks proxies what they stand for, and some then fail.
+        # Not isinstance(): it reads `__class__`, which a proxy computes, or fails to.
         if issubclass(type(candidate), kinds):
             found[id(candidate)] = candidate
     return list(found.values())

@@ -1,6 +1,6 @@
-"""What of an app runs in threads: its sync routes and dependencies, and which of them are a risk.
+"""Which routes of an app run in threads, and which of them are a risk.
 
-Called by `advise()` and `doctor --app`. It must never call anything of the app, and never import
+Called by `advise()` and `doctor --app`. It must never call the app's functions, and never import
 what the app hasn't imported.
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Last part of the path of a route that an orchestrator probes.
+# The last part of a path that an orchestrator probes.
 HEALTH = re.compile(
     r"(health([-_]?check)?|live(ness)?|ready|readiness|startup)z?|ping|up|status|alive|heartbeat",
     re.IGNORECASE,
 )
 
-# What of an HTTPEndpoint answers a request, in the order in which it is told.
+# The handlers of an HTTPEndpoint, in the order in which they are printed.
 HANDLERS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 WEBSOCKET = ("WEBSOCKET",)
@@ -29,11 +29,11 @@ YIELDS = " (yield)"
 
 @dataclass(frozen=True)
 class Route:
-    """A route of an app, and what of it runs in threads.
+    """A route of an app, and which of its functions run in threads.
 
-    :ivar endpoint: its name where it is sync, else None
-    :ivar dependencies: names of the sync ones, in the order in which they run; those with a `yield`
-        take another thread when the request ends
+    :ivar endpoint: the name of the endpoint if it is sync, else None
+    :ivar dependencies: names of the sync dependencies, in the order in which they run; those with a
+        `yield` take another thread when the request ends
     """
 
     path: str
@@ -49,16 +49,16 @@ class Route:
 
 
 def routes(app: Any) -> list[Route]:
-    """Return the routes of an app, of routers included and apps mounted.
+    """Return the routes of an app, with those of included routers and mounted apps.
 
-    What can't be examined is left out: routes and endpoints may be of any class of the app's, and
-    raise when they are asked for an attribute.
+    What can't be examined is left out: routes and endpoints may be of any class, and raise when one
+    of their attributes is read.
     """
     return [route for route, _ in _walk(_routes_of(app), "", ())]
 
 
 def outermost(apps: list[Any]) -> list[Any]:
-    """Leave out apps that are mounted in another: its routes include theirs."""
+    """Leave out apps that are mounted in another one, whose routes include theirs."""
     mounted: set[int] = set()
     for app in apps:
         for _, lists in _walk(_routes_of(app), "", ()):
@@ -70,15 +70,15 @@ def _routes_of(app: Any) -> Any:
     try:
         return app.routes
     except Exception:
-        return ()  # no app, or one that isn't made yet
+        return ()  # no app, or one that isn't initialised yet
 
 
 def _walk(
     found: Any, prefix: str, outer: tuple[int, ...]
 ) -> Iterator[tuple[Route, tuple[int, ...]]]:
-    """Go through a list of routes, and through those of what is mounted.
+    """Go through a list of routes, and through the lists of mounted apps.
 
-    :param outer: ids of the lists around this one: an app may be mounted in itself
+    :param outer: ids of the lists around this one, as an app may be mounted in itself
     :yields: a route, and the ids of the lists that lead to it, the outermost first
     """
     if id(found) in outer:
@@ -86,7 +86,7 @@ def _walk(
     lists = (*outer, id(found))
     for context in _resolved(found):
         try:
-            # Some versions tell all of a WebSocket or a mount only by the route in the context.
+            # In some versions, WebSockets and mounts have all attributes only on this inner route.
             route = getattr(context, "starlette_route", None) or context
             original = getattr(route, "original_route", route)
             path = prefix + (getattr(route, "path", None) or "")
@@ -102,8 +102,8 @@ def _walk(
 
 def _resolved(found: Any) -> Iterator[Any]:
     if not issubclass(type(found), Sequence):
-        return  # an app of another framework has something else named so
-    # FastAPI 0.165 resolves included routers when they are asked for.
+        return  # an app of another framework uses the name for something else
+    # FastAPI 0.165 resolves included routers only on demand.
     contexts = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
     for route in list(found):
         try:
@@ -135,7 +135,7 @@ def _examined(route: Any, original: Any, path: str) -> Route | None:
 
 
 def _is_of(kind: Any, module: str, name: str) -> bool:
-    """Tell whether `kind` is a class derived from one of Starlette's, imported or not."""
+    """Tell whether `kind` is derived from a class of Starlette's; False if that isn't imported."""
     base = getattr(sys.modules.get(module), name, None)
     return inspect.isclass(kind) and inspect.isclass(base) and issubclass(kind, base)
 
@@ -155,7 +155,7 @@ def _unwrapped(function: Any) -> Any:
 
 
 def _is_sync(function: Any) -> bool:
-    """Tell whether FastAPI and Starlette call it in a thread."""
+    """Tell whether FastAPI and Starlette call a function in a thread."""
     function = _unwrapped(function)
     called = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004
     if inspect.isclass(function):
@@ -178,7 +178,7 @@ def _name(function: Any) -> str:
 
 
 def health_routes(app: Any) -> list[str]:
-    """Return a piece of advice for each route that looks like a probe's and needs a thread."""
+    """Return advice for each route that looks like a health check and needs a thread."""
     advice = []
     for route in routes(app):
         if not HEALTH.fullmatch(route.path.rstrip("/").rpartition("/")[2]):
@@ -194,7 +194,7 @@ def health_routes(app: Any) -> list[str]:
 
 
 def pinning_routes(app: Any) -> list[str]:
-    """Return a piece of advice for each WebSocket that keeps what a dependency yields."""
+    """Return advice for each WebSocket that keeps what a sync dependency yields."""
     return [
         f"{route.path} keeps what {dependency.removesuffix(YIELDS)} yields for as long as the"
         " WebSocket is open: if that is a connection, as many clients as the connection pool has"

@@ -1,15 +1,15 @@
-"""What the threads that run hops are doing just now.
+"""What the threads that run hops are doing at the moment.
 
-Called while the pool is stalled, and 20 times a second while requests queue and hops finish, in the
-event loop's thread. It must be cheap, keep no frame alive, read no local variable and call no code
-of the app: it sees only which code runs, by module and function.
+Called in the event loop's thread, while the pool is stalled and up to 20 times a second while first
+hops wait. It must be cheap, keep no frame alive, read no local variable and call no code of the
+app. It sees only which code runs, by module and function.
 
-Where the GIL is off, stacks are not read: every answer is the empty one. `sys._current_frames()`
-takes frames from threads that go on running, and reading such a frame is not safe there: CPython's
-guide to free threading warns of it, and interpreters have crashed. To stop the world
-instead would take a debugger. Given up on such builds: the gate stays open, the stall log doesn't
-say what threads are blocked in, `deadlocks_averted` stays 0, and `advise()` doesn't tell pinned
-connections. What prevents the deadlock needs no stacks: lease, reserve and growth work as anywhere.
+Stacks are not read while the GIL is off: then no thread is seen to do anything. The threads go on
+running while their frames are read, and without the GIL that is not safe. CPython's guide to free
+threading warns of `sys._current_frames()`, and it has crashed interpreters (python/cpython#118680).
+On such builds the gate stays open, the stall log doesn't say where threads are blocked,
+`deadlocks_averted` stays 0, and `advise()` doesn't recognise pinned connections. What prevents
+deadlocks needs no stacks: lease, reserve and growth work there too.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Any
 
 from .code_owner import is_stdlib, module_of, owner_of
 
-# Where the worker threads of anyio and of trio wait for what to run, and where they run it.
+# The modules in which worker threads of anyio and of trio wait for hops and run them.
 _ANYIO = "anyio._backends._asyncio"
 _TRIO = "trio._core._thread_cache"
 
-# What the stall log says in place of what threads are doing.
-NOT_READ = "not known, their stacks can't be read on a Python without the GIL"
+# What the stall log says instead of where threads are blocked.
+NOT_READ = "not known, as stacks can't be read while the GIL is off"
 
-# `Group.where` begins so for threads that wait for a connection.
+# How `Group.where` begins for threads that wait for a connection.
 CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/")
 
 
@@ -40,9 +40,9 @@ CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/")
 class Group:
     """Threads that are blocked in the same place.
 
-    :ivar threads: how many
+    :ivar threads: how many there are
     :ivar where: innermost function outside the standard library: "sqlalchemy/pool/impl.py _do_get"
-    :ivar called_from: innermost function of the app, with its line, where that is another one
+    :ivar called_from: innermost function of the app, with its line, if that isn't `where`
     """
 
     threads: int
@@ -55,11 +55,11 @@ class Group:
 
 
 def can_be_read() -> bool:
-    """Tell whether stacks of other threads can be read safely.
+    """Tell whether the stacks of other threads can be read safely.
 
-    To be asked each time: importing an extension module can turn the GIL on.
+    Ask each time: importing an extension module can turn the GIL on.
     """
-    # Python 3.12 and earlier have a GIL and no such function.
+    # Python 3.12 and earlier always have the GIL, and not this function.
     has_gil: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
     return has_gil and hasattr(sys, "_current_frames")
 
@@ -67,16 +67,16 @@ def can_be_read() -> bool:
 def hop_frames(loop: Any = None) -> list[FrameType]:
     """Return the innermost frame of each other thread that runs a hop.
 
-    :param loop: only the worker threads of this asyncio loop; trio's are not bound to a loop
+    :param loop: only worker threads of this asyncio loop; None: of all, as trio's belong to no loop
     """
     return [frame for frame in _frames_of_others(loop) if _runs_a_hop(frame)]
 
 
 def _frames_of_others(loop: Any) -> list[FrameType]:
-    """Return the innermost frame of each thread but this one, of an asyncio loop's if one is given.
+    """Return the innermost frame of each thread but this one.
 
-    With this thread's own among them, that frame's variables would refer to the frame: a cycle,
-    which kept every thread's frames, and so whole requests, until a garbage collection.
+    This thread's own frame has a variable for the result. If it were in the result too, there would
+    be a cycle, which kept all frames, and so whole requests, alive until a garbage collection.
     """
     if not can_be_read():
         return []
@@ -84,7 +84,7 @@ def _frames_of_others(loop: Any) -> list[FrameType]:
     frames.pop(threading.get_ident(), None)
     if loop is None:
         return list(frames.values())
-    # Of this very class: a thread of the app's may run the app's code when it is asked for `loop`.
+    # Only this class: reading `loop` of a thread of the app's may run code of the app.
     worker: Any = getattr(sys.modules.get(_ANYIO), "WorkerThread", None)
     return [
         frames[thread.ident]
@@ -105,8 +105,8 @@ def _runs_a_hop(innermost: FrameType) -> bool:
         if frame.f_code.co_name in ("run", "_work", "_handle_job"):
             module = module_of(frame)
             if module == _ANYIO:
-                # Waiting for work it is in Queue.get, or here itself where that is in C; on its way
-                # to or from a hop in neither.
+                # While it waits for a hop it is in Queue.get, or in this very frame if the queue is
+                # written in C.
                 return inner is not None and inner.f_code is not queue.Queue.get.__code__
             if module == _TRIO:
                 return frame.f_code.co_name == "_handle_job"
@@ -115,11 +115,11 @@ def _runs_a_hop(innermost: FrameType) -> bool:
 
 
 def waits_for_thread(innermost: FrameType) -> bool:
-    """Tell whether a thread waits for what another thread must give back.
+    """Tell whether a thread waits for something that another thread must give back.
 
-    A connection of a pool, a condition, a semaphore, a queue: whatever waits in `threading`. A bare
-    `Lock`, a socket or a sleep look like work from outside. Waiting for a future doesn't count, and
-    so neither does `from_thread.run`: the event loop or the executor may well be at work on it.
+    That is whatever waits in `threading`: for a connection of a pool, a condition, a semaphore, a
+    queue. A bare `Lock`, a socket or a sleep look like work from outside. Waiting for a future
+    doesn't count, nor does `from_thread.run`: the executor or the event loop may be at work on it.
     """
     if module_of(innermost) != "threading":
         return False
@@ -133,9 +133,9 @@ def waits_for_thread(innermost: FrameType) -> bool:
 
 
 def waiting_for_connection(loop: Any = None) -> int:
-    """Return how many threads wait for a connection of a pool.
+    """Return how many threads wait for a connection of SQLAlchemy's pool.
 
-    :param loop: only the worker threads of this asyncio loop
+    :param loop: only worker threads of this asyncio loop; None: all threads
     """
     if "sqlalchemy.pool" not in sys.modules:
         return 0
@@ -153,7 +153,7 @@ def _waits_for_connection(innermost: FrameType) -> bool:
 
 
 def grouped(frames: Iterable[FrameType]) -> list[Group]:
-    """Return what threads are doing, most of them first."""
+    """Return where threads are blocked, the largest group first."""
     found = Counter(_place(frame) for frame in frames)
     return [Group(n, where, called_from) for (where, called_from), n in found.most_common()]
 

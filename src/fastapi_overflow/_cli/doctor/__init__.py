@@ -1,6 +1,7 @@
-"""The subcommand `doctor`: tells whether an app in this environment is protected, and if not, why.
+"""The subcommand `doctor`: says whether an app in this environment is protected, and if not, why.
 
-Called by the command line.
+Called by the command line, in a process that was started like any other of the environment. It must
+never patch anything itself.
 
 Layout: examination (what an app gets here), problems (what stops the protection, and the remedy),
 report (the findings as text and JSON), app_report (what `--app` adds).
@@ -19,9 +20,9 @@ from .examination import examine
 def run(*, as_json: bool, app: str | None = None) -> int:
     """Print the report and return the exit code: 0 protected, 1 not, 2 wrong usage or settings.
 
-    :param app: "module:attribute", an app to import and to look at too
+    :param app: "module:attribute", an app to import and examine too
     """
-    # What the package would log while Starlette is imported is in the report.
+    # The report says what the package would log while Starlette is imported.
     _settings.logger.addHandler(logging.NullHandler())
     _settings.logger.propagate = False
     report = examine()

@@ -1,7 +1,7 @@
-"""What `doctor --app` tells of an app: routes that need threads, connection pools, advice.
+"""What `doctor --app` says about an app: routes that need threads, connection pools, advice.
 
-Called by `doctor` once the environment has been examined. It imports the app, as a server would,
-and must never call anything of it.
+Called by `doctor` once the environment has been examined. It imports the app as a server would, and
+must never call any of its code.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..._watching.routes import routes
 
 
 def load_app(name: str) -> Any:
-    """Import what "module:attribute" names, as a server would: from the current folder too.
+    """Import the app that "module:attribute" names as a server would: from the current folder too.
 
-    :raises ValueError: where it isn't of that form
+    :raises ValueError: if the name isn't of that form
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise ValueError(f"the app must be given as MODULE:ATTRIBUTE, got {name!r}")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    with redirect_stdout(sys.stderr):  # what the app prints is no part of the report
+    with redirect_stdout(sys.stderr):  # what the app prints isn't part of the report
         app = import_module(module)
     for part in attribute.split("."):
         app = getattr(app, part)

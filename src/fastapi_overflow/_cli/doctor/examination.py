@@ -1,8 +1,7 @@
 """The examination: what an app that is started in this environment gets.
 
-Called by `doctor`, in a process that was started like any other of the environment. It must never
-patch anything itself: it imports Starlette and FastAPI as an app would, and looks at what the
-hook has made of them.
+Called by `doctor`. It must never patch anything itself: it imports Starlette and FastAPI as an app
+would, and looks at what the hook has made of them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .report import IN_PLACE, NOT_IN_PLACE, NOT_NEEDED, PACKAGE, PointState, Rep
 
 
 def examine() -> Report:
-    """Find out what an app that is started in this environment gets."""
+    """Find out whether an app that is started in this environment is protected."""
     report = Report(versions=_versions())
     report.unknown_variables = _settings.unknown_variables(os.environ)
     report.hook_file = next((str(file) for file in hook_files()), None)
@@ -36,7 +35,7 @@ def examine() -> Report:
         report.settings = _settings_in_force()
     except _settings.SettingsError as exc:
         report.settings_wrong = True
-        remedy = "correct it or unset it: until then the import of Starlette fails with this error"
+        remedy = "correct it or unset it; until then importing Starlette fails with this error"
         report.problems.append(Problem(str(exc), remedy))
     else:
         _import_and_look(report)
@@ -107,7 +106,7 @@ def _settings_in_force() -> dict[str, tuple[float, str]]:
 
 
 def _patched_before() -> str | None:
-    """Tell whether something in this environment calls `patch()` by itself (a sitecustomize)."""
+    """Tell whether start-up code of this environment, a sitecustomize, has called `patch()`."""
     patch = sys.modules.get("fastapi_overflow._patching.points")
     return "patch()" if patch is not None and patch._hooks_registered else None
 

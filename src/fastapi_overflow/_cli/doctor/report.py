@@ -1,6 +1,6 @@
-"""What `doctor` reports: what the examination found, as text for people and JSON for programs.
+"""The report of `doctor`: what the examination found, as text for people and JSON for programs.
 
-Made by the examination, printed by the command line. It must never look for anything itself.
+Filled in by the examination and printed by `doctor`. It must never look for anything itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .problems import Problem
 GOVERNS = ("anyio's default thread limiter, in each event loop: what Starlette and FastAPI use",)
 GOVERNS_NOT = (
     "asyncio.to_thread() and loop.run_in_executor(): asyncio's own pool",
-    "anyio.to_thread.run_sync(..., limiter=...): the limiter that the caller gives",
+    "anyio.to_thread.run_sync(..., limiter=...): the caller's own limiter",
     "trio.to_thread.run_sync(): trio's own default limiter",
 )
 PACKAGE = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ IN_PLACE, NOT_IN_PLACE, NOT_NEEDED = "in place", "not in place", "not needed"
 
 @dataclass(frozen=True)
 class PointState:
-    """A row of the patch table as it was found."""
+    """The state of one row of the patch table."""
 
     name: str
     state: str  # IN_PLACE, NOT_IN_PLACE or NOT_NEEDED
@@ -127,6 +127,6 @@ def _app_sections(app: dict[str, Any]) -> list[tuple[str, list[str]]]:
     return [
         ("app", [how_many]),
         ("routes", routes),
-        ("pools", app["connection_pools"] or ["none of SQLAlchemy or psycopg_pool found"]),
+        ("pools", app["connection_pools"] or ["no pools of SQLAlchemy or psycopg_pool found"]),
         ("advice", app["advice"] or ["none: threads and connections fit"]),
     ]
