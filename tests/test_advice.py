@@ -44,6 +44,13 @@ class TestCompare:
         text = compare(ConnectionPool("pool", "QueuePool", 1, 0, 1, ""), 40, 1)
         assert "FASTAPI_OVERFLOW_LIMIT=3 " in (text or "")
 
+    def test_no_limit(self):
+        """Without a limit the advice gives no number of threads, and names one that would do."""
+        text = compare(ConnectionPool("pool", "QueuePool", 5, 10, 15, "max_size"), math.inf, 0)
+        assert text is not None
+        assert "inf" not in text
+        assert "FASTAPI_OVERFLOW_LIMIT=16 would serve the same load" in text
+
     def test_no_bound(self):
         """A pool that makes as many connections as are asked for keeps no thread waiting."""
         assert compare(ConnectionPool("pool", "NullPool", 0, 0, math.inf, ""), 40, 1) is None

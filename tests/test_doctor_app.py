@@ -26,6 +26,9 @@ def healthz(): ...
 
 @app.get("/about")
 async def about(): ...
+
+def create_app():
+    return app
 """
 
 
@@ -81,6 +84,7 @@ class TestApp:
         [
             ("nowhere:app", "No module named 'nowhere'"),
             ("shop:nothing", "has no attribute 'nothing'"),
+            ("shop:create_app", "it is a function, not a Starlette or FastAPI app"),
             ("shop", "must be given as MODULE:ATTRIBUTE, got 'shop'"),
             ("broken:app", "KeyError: 'DATABASE_URL'"),
             ("leaves:app", "SystemExit: DATABASE_URL is not set"),

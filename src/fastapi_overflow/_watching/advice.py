@@ -72,10 +72,16 @@ def compare(pool: ConnectionPool, limit: float, reserve: int) -> str | None:
     if pool.capacity == math.inf or limit <= fitting:
         return None
     size = f"{pool.size:g}+{pool.overflow:g}" if pool.overflow else f"{pool.size:g}"
+    would_do = f"FASTAPI_OVERFLOW_LIMIT={max(fitting, 3):g} would serve the same load"
+    if limit == math.inf:
+        return (
+            f"no limit, {pool.name} {size}: where all requests use it, all threads but"
+            f" {pool.capacity:g} can only ever wait. {would_do}"
+        )
     return (
         f"limit {limit:g}, {pool.name} {size}: where all requests use it, {limit - pool.capacity:g}"
-        f" threads can only ever wait. FASTAPI_OVERFLOW_LIMIT={max(fitting, 3):g} would serve the"
-        f" same load; so would {pool.settings} for {limit:g} connections, if the database has them"
+        f" threads can only ever wait. {would_do};"
+        f" so would {pool.settings} for {limit:g} connections, if the database has them"
     )
 
 

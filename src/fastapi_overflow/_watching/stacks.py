@@ -14,7 +14,6 @@ deadlocks needs no stacks: lease, reserve and growth work there too.
 
 from __future__ import annotations
 
-import queue
 import sys
 import threading
 from collections import Counter
@@ -107,7 +106,7 @@ def _runs_a_hop(innermost: FrameType) -> bool:
             if module == _ANYIO:
                 # While it waits for a hop it is in Queue.get, or in this very frame if the queue is
                 # written in C.
-                return inner is not None and inner.f_code is not queue.Queue.get.__code__
+                return inner is not None and module_of(inner) != "queue"
             if module == _TRIO:
                 return frame.f_code.co_name == "_handle_job"
         inner = frame

@@ -40,6 +40,8 @@ def app_report(name: str) -> dict[str, Any]:
     :raises Exception: whatever the import of the app raises
     """
     app = load_app(name)
+    if not hasattr(app, "routes"):  # a factory, or an app inside a middleware
+        raise TypeError(f"it is a {type(app).__name__}, not a Starlette or FastAPI app")
     found = routes(app)
     return {
         "name": name,
