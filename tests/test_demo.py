@@ -15,6 +15,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from fastapi_overflow._cli.demo import database
 from fastapi_overflow._cli.demo.client import Load
 from fastapi_overflow._cli.demo.report import Comparison, Run
 from support import make_venv, run, run_python, started, tail
@@ -182,6 +183,7 @@ class TestCannotRun:
             ("postgresql+asyncpg://127.0.0.1/x", "the driver of postgresql+asyncpg"),
             ("nonsense", "--database-url must be a SQLAlchemy URL, got 'nonsense'"),
             ("me:secret@host/x", "must be a SQLAlchemy URL, got 'me:***@host/x'"),
+            ("me:se/cr:et@host/x", "must be a SQLAlchemy URL, got 'me:***@host/x'"),
         ],
     )
     def test_database(self, wheel_python, url, sentence):
@@ -189,6 +191,11 @@ class TestCannotRun:
         done = demo(wheel_python, "--database-url", url)
         assert done.returncode == 2
         assert sentence in error(done)
+
+    def test_database_as_it_is_shown(self):
+        """The result names the database without a password, and without the URL's options."""
+        url = database.parse("sqlite:///demo.db?password=secret")
+        assert database.shown(url).endswith("demo.db")
 
     def test_too_few_files_allowed(self, wheel_python):
         """More requests than files that may be open: it says how to raise the limit."""

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastapi_overflow._cli import unarmed as _unarmed
+from fastapi_overflow._cli.doctor import problems as _problems
 from support import install, make_venv, run, run_python
 
 SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -220,8 +220,8 @@ class TestNotArmed:
             def __str__(self):
                 return "/env/fastapi_overflow.pth"
 
-        monkeypatch.setattr(_unarmed, "hook_files", lambda: [Hidden()])
-        told = _unarmed.why_unarmed(Path("/env/fastapi_overflow"))
+        monkeypatch.setattr(_problems, "hook_files", lambda: [Hidden()])
+        told = _problems.why_not_armed(Path("/env/fastapi_overflow"))
         assert "fastapi_overflow.pth is hidden" in told.problem
         assert "hidden '/env/fastapi_overflow.pth'" in told.remedy or "attrib -h" in told.remedy
 

@@ -26,6 +26,9 @@ def healthz(): ...
 
 @app.get("/about")
 async def about(): ...
+
+def create_app():
+    return app
 """
 
 
@@ -33,6 +36,8 @@ async def about(): ...
 def shop(tmp_path):
     """A folder with the app."""
     (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "loud.py").write_text("from shop import app; print('loading')")
+    (tmp_path / "leaves.py").write_text("import sys; sys.exit('DATABASE_URL is not set')")
     (tmp_path / "broken.py").write_text("import shop\nraise KeyError('DATABASE_URL')")
     return tmp_path
 
@@ -64,6 +69,12 @@ class TestApp:
         assert "\nadvice    limit 40" in shown
         assert "secret" not in shown
 
+    def test_what_the_app_prints(self, wheel_python, shop):
+        """What the app prints when it is imported goes to stderr: stdout is doctor's JSON."""
+        done = doctor(wheel_python, shop, "--app", "loud:app", "--json")
+        assert json.loads(done.stdout)["app"]["name"] == "loud:app"
+        assert done.stderr == "loading\n"
+
     def test_no_app(self, wheel_python, shop):
         """Without --app no app is looked at."""
         assert "app" not in json.loads(doctor(wheel_python, shop, "--json").stdout)
@@ -73,8 +84,10 @@ class TestApp:
         [
             ("nowhere:app", "No module named 'nowhere'"),
             ("shop:nothing", "has no attribute 'nothing'"),
+            ("shop:create_app", "it is a function, not a Starlette or FastAPI app"),
             ("shop", "must be given as MODULE:ATTRIBUTE, got 'shop'"),
             ("broken:app", "KeyError: 'DATABASE_URL'"),
+            ("leaves:app", "SystemExit: DATABASE_URL is not set"),
         ],
     )
     def test_cannot_be_looked_at(self, wheel_python, shop, name, why):

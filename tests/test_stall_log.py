@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import queue
-import sqlite3
 import threading
-import time
-import weakref
 
 import anyio
 import pytest
-from sqlalchemy.pool import QueuePool
 
 from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
 from fastapi_overflow._requests.limiters import current_limiter
@@ -275,121 +270,6 @@ class TestRate:
         first, second = told("stall_begin")
         assert (first.suppressed, second.suppressed) == (0, 2)
         assert "2 stalls before this one were not logged" in second.getMessage()
-
-
-class TestStacks:
-    async def test_idle_threads_do_nothing(self):
-        """A worker that waits for work runs no hop."""
-        await run_in_threadpool(int)
-        # Having told the loop of the result it goes back to waiting.
-        await until(lambda: not _stacks.hop_frames(current_limiter().pool.loop), "an idle worker")
-
-    async def test_only_of_this_loop(self, anyio_backend_name):
-        """Threads of another loop are none of this one's business."""
-        if anyio_backend_name == "trio":
-            pytest.skip("trio's worker threads are the process's")
-        before = len(_stacks.hop_frames())  # what other tests have left
-        go_on = threading.Event()
-        other = threading.Thread(
-            target=lambda: anyio.run(lambda: anyio.to_thread.run_sync(go_on.wait, 20))
-        )
-        other.start()
-        try:
-            await until(lambda: len(_stacks.hop_frames()) > before, "the other loop's hop")
-            assert _stacks.hop_frames(current_limiter().pool.loop) == []
-        finally:
-            go_on.set()
-            await anyio.to_thread.run_sync(other.join)
-
-    @pytest.mark.parametrize(
-        "look",
-        [
-            pytest.param(_stacks.waiting_for_connection, id="waiting_for_connection"),
-            pytest.param(lambda: _stacks.grouped(_stacks.hop_frames()), id="hop_frames"),
-        ],
-    )
-    async def test_no_frame_is_kept(self, look):
-        """What a thread's functions refer to goes when they end, looked at or not."""
-
-        class Local:
-            pass
-
-        go_on = threading.Event()
-        locals_alive = weakref.WeakSet()
-
-        def wait():
-            local = Local()  # goes with the frame
-            locals_alive.add(local)
-            go_on.wait(20)
-
-        gc.collect()
-        gc.disable()  # which would mend it, now and then
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(run_in_threadpool, wait)
-                await until(lambda: len(locals_alive), "the thread waiting")
-                look()
-                go_on.set()
-            assert not locals_alive
-        finally:
-            gc.enable()
-
-    @pytest.mark.parametrize(
-        ("wait", "waits"),
-        [
-            pytest.param(lambda: threading.Event().wait(0.5), True, id="event"),
-            pytest.param(lambda: time.sleep(0.5), False, id="sleep"),
-            pytest.param(lambda: anyio.from_thread.run(anyio.sleep, 0.5), False, id="loop"),
-        ],
-    )
-    async def test_waits_for_thread(self, wait, waits):
-        """Waiting for another thread is told from sleeping, working and waiting for the loop."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(run_in_threadpool, wait)
-            seen = set()
-
-            def look():
-                frames = _stacks.hop_frames(current_limiter().pool.loop)
-                seen.update(map(_stacks.waits_for_thread, frames))
-                return waits in seen
-
-            await until(look, "the thread seen waiting")
-        if waits is False:
-            assert seen == {False}
-
-    async def test_paths_are_as_imported(self):
-        """A package's file is told as it is imported, whatever the environment's folder."""
-        assert _stacks._short(pytest.__file__) == ("pytest/__init__.py", "package")
-        assert _stacks._short(threading.__file__) == ("threading.py", "stdlib")
-
-    @pytest.mark.parametrize("folder", ["", "."])
-    async def test_app_in_the_current_folder(self, folder, monkeypatch, tmp_path):
-        """The app's file is told from the folder that the server was started in."""
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.path", [folder])
-        assert _stacks._short(f"{tmp_path}/shop/routes.py") == ("shop/routes.py", "app")
-
-    async def test_generated_code_is_not_the_app(self):
-        """What a package has generated isn't told as code of the app."""
-        assert _stacks._short("<sqlalchemy generated _go()>")[1] == "stdlib"
-
-    async def test_connection_pool(self):
-        """A thread that waits for a connection is told as in the pool, not in its queue."""
-        pool = QueuePool(lambda: sqlite3.connect(":memory:"), pool_size=1, max_overflow=0)
-        held = pool.connect()
-        groups = []
-
-        def look():
-            groups[:] = _stacks.grouped(_stacks.hop_frames(current_limiter().pool.loop))
-            return groups and groups[0].where == "sqlalchemy/pool/impl.py _do_get"
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(run_in_threadpool, lambda: pool.connect().invalidate())
-            try:
-                await until(look, "a thread in the pool")
-            finally:
-                held.invalidate()
-        assert "test_stall_log.py" in groups[0].called_from
 
 
 class TestPatched:

@@ -1,8 +1,7 @@
 """The command line: `python -m fastapi_overflow`, and the script `fastapi-overflow`.
 
-Called when somebody asks. It must never import more than argparse before a subcommand is chosen:
-`doctor` reports what an ordinary process of this environment would get, so nothing may be loaded
-or patched on its behalf.
+It must never import more than argparse before a subcommand is chosen: `doctor` reports what any
+process of this environment would get, so nothing may be loaded or patched for its sake.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ from collections.abc import Sequence
 
 MOST_REQUESTS = 10_000
 
-ENDED_BY_SIGPIPE = 128 + 13  # what a shell tells of a program that nobody reads any longer
+ENDED_BY_SIGPIPE = 128 + 13  # what a shell reports for a program whose reader has gone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return the exit code: 0 yes, 1 no, 2 wrong usage or settings."""
+    """Run a subcommand and return its exit code: 0 yes, 1 no, 2 wrong usage or settings."""
     try:
         try:
             return _run(argv)
         finally:
-            sys.stdout.flush()  # here, where the error can be caught, not at the interpreter's end
+            sys.stdout.flush()  # here, where an error can be caught, not when the interpreter ends
     except BrokenPipeError:
-        # Whoever reads has seen enough (`doctor | head -1`), unless the pipe was another one.
+        # The reader of stdout has gone (`doctor | head -1`), unless it was another pipe that broke.
         try:
             print(flush=True)
         except BrokenPipeError:
-            # What is still in the buffer would fail once more when the interpreter ends.
+            # Writing the rest of the buffer would fail again when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return ENDED_BY_SIGPIPE
         raise
@@ -65,45 +64,46 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     doctor = commands.add_parser(
         "doctor",
-        help="tell whether an app in this environment is protected (the default)",
-        description="Tell whether an app in this environment is protected, and if not, why.",
+        help="say whether an app in this environment is protected (the default)",
+        description="Say whether an app in this environment is protected, and if not, why.",
         epilog="exit code: 0 protected, 1 not protected, 2 wrong usage or settings",
     )
     doctor.add_argument(
         "--app",
         metavar="MODULE:ATTRIBUTE",
-        help="import this app too, and list what of it needs threads, its connection pools, advice",
+        help="import this app too, and list routes that need threads, connection pools and advice",
     )
     demo = commands.add_parser(
         "demo",
         help="show an ordinary app under load without the package, then with it",
         description=(
             "Start an ordinary FastAPI app under uvicorn twice, without the package and with it, "
-            "send each the same requests at once, and print what became of them side by side. "
+            "send both the same requests at once, and print the results side by side. "
             'Needs: pip install "fastapi-overflow[demo]"'
         ),
-        epilog="exit code: 0 no request was lost with the package, 1 it was not so, 2 wrong usage",
+        epilog="exit code: 0 no request was lost with the package, 1 some were lost or the demo "
+        "can't run here, 2 wrong usage",
     )
     demo.add_argument(
         "--requests",
         type=_WholeNumber(1, MOST_REQUESTS),
         default=200,
         metavar="N",
-        help="requests sent at once (default: %(default)s)",
+        help="requests to send at once (default: %(default)s)",
     )
     demo.add_argument(
         "--database-url",
         metavar="URL",
         help=(
-            "SQLAlchemy URL of a database in which two tables, fastapi_overflow_demo_*, are made "
-            "and dropped again (default: a SQLite file in a temporary directory)"
+            "SQLAlchemy URL of the database to use; two tables, fastapi_overflow_demo_*, are "
+            "created there and dropped again (default: a SQLite file in a temporary directory)"
         ),
     )
     demo.add_argument(
         "--pool-size",
         type=_WholeNumber(1, 1_000),
         metavar="N",
-        help="pool_size of the app's SQLAlchemy engine (default: SQLAlchemy's, 5), 10 may overflow",
+        help="pool_size of the app's SQLAlchemy engine (default: 5, as in SQLAlchemy)",
     )
     for command in (doctor, demo):
         command.add_argument("--json", action="store_true", help="print JSON for programs")

@@ -1,7 +1,7 @@
-"""`StatusApp`: a page on what the threads are doing, to be mounted by who wants one.
+"""`StatusApp`: a page that shows what the threads are doing, for apps that mount it.
 
-Called by the app's server for each request to it. It must take no worker thread: it is needed most
-while there is none.
+Called by the server for each request to that page. It must take no worker thread: it is needed most
+while none is free.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PAGE = Path(__file__).parent / "_watching" / "status.html"
 
 
 class StatusApp:
-    """An ASGI app that shows `stats()`: JSON to programs, live charts to a browser.
+    """See what the threads are doing while the app hangs: `stats()` as live charts or as JSON.
 
-    Nothing is mounted by itself. It tells what the process is doing, so mount it where only you get
-    at it, behind a proxy that guards the path or an authenticating middleware::
+    A browser gets the charts, a program the JSON. Mount it where only you can reach it, behind a
+    proxy that guards the path or an authenticating middleware, as it shows what the process does::
 
         app.mount("/threads", StatusApp())
 
-    It shows the event loop that answers: with several worker processes, one of them at a time.
+    It takes no thread. It shows the event loop that answers: of several worker processes, one.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class StatusApp:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _answer_lifespan(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         elif scope["type"] == "http":
@@ -72,7 +72,7 @@ class StatusApp:
 
 
 def status() -> dict[str, Any]:
-    """Return what the page shows: the statistics of the running loop, and whose they are."""
+    """Return what the page shows: the statistics of the running loop, and the process's id."""
     return {**stats().as_dict(), "saturated": is_saturated(), "pid": os.getpid()}
 
 
@@ -95,10 +95,10 @@ async def _respond(
     await send({"type": "http.response.body", "body": body if with_body else b""})
 
 
-async def _live(
+async def _answer_lifespan(
     receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
-    """Serve on its own, without an app around it."""
+    """Answer lifespan events, for a server that serves this app on its own."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

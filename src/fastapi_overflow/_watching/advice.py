@@ -1,90 +1,58 @@
-"""What somebody asks for: `advise()`, whether the thread limit fits the connection pools.
+"""`advise()`: whether the thread limit fits the connection pools, and what else to change.
 
-Called by apps, by `doctor --app` and once at the first stall, in a thread of its own. It must never
-import the packages it looks for: what isn't loaded can't be in use. The search goes through all
-objects of the process, so it never runs unasked a second time.
+Called by apps and by `doctor --app`, and once at the first stall, in a thread of its own. It must
+never run a second time unless asked: the search goes through all objects of the process.
 """
 
 from __future__ import annotations
 
-import gc
 import math
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from .. import _settings
 from .._log import logger
-from . import stacks as _stacks
+from .._requests.limiters import STOCK_LIMIT, live_pools
+from . import stacks
+from .connection_pools import ConnectionPool, connection_pools
+from .live_objects import instances_of
+from .routes import health_routes, outermost, pinning_routes
+from .stats import stats
 
 PINNED = (
-    "all threads wait for a connection and no request under way waits for a thread: whoever has the"
-    " connections is waiting for something else, such as a slow client, an open WebSocket or an"
-    " await in async code. More threads can't help."
+    "all threads wait for a connection and no request under way waits for a thread: the holders of"
+    " the connections are waiting for something else, such as a slow client, an open WebSocket or"
+    " an await in async code. More threads can't help."
     ' Depends(get_db, scope="function") gives a connection back before the response is sent; in a'
-    " WebSocket, open a session for each message and not for the connection's whole life"
+    " WebSocket, open a session for each message instead of one for as long as it is open"
 )
 
 
-@dataclass(frozen=True)
-class ConnectionPool:
-    """A pool of connections in this process that threads take from.
-
-    :ivar name: whose pool it is, without a password
-    :ivar kind: the class of the pool
-    :ivar size: connections it keeps
-    :ivar overflow: connections it adds for a while; math.inf for no bound
-    :ivar capacity: threads that can have one at a time; math.inf where none ever waits
-    :ivar settings: how its size is set
-    """
-
-    name: str
-    kind: str
-    size: float
-    overflow: float
-    capacity: float
-    settings: str
-
-    def __str__(self) -> str:
-        size = f"{self.size:g}+{self.overflow:g}" if self.overflow else f"{self.size:g}"
-        return (
-            f"{self.name}: {self.kind} {size}"
-            if self.capacity < math.inf
-            else (f"{self.name}: {self.kind}, no limit")
-        )
-
-
 def advise(app: Any = None) -> list[str]:
-    """Return what to change so that threads and connections fit, an empty list where they do.
+    """Find out why requests wait for threads or connections, and what to change.
 
-    Compares the thread limit with each connection pool of SQLAlchemy and psycopg_pool in this
-    process, says what the threads of a stalled pool are short of, and names health routes that need
-    a thread and WebSockets that keep a connection. Takes a while in a big process, as it goes
-    through all objects: not for every request.
+    Return a text for each problem, or an empty list. The thread limit is compared with each
+    connection pool of SQLAlchemy and psycopg_pool in this process. A stalled pool that is short of
+    connections, not threads, is named, and so are health checks that need a thread and WebSockets
+    that keep a connection. Don't call it for every request: it goes through all objects of the
+    process, which takes a while in a large one.
 
-    :param app: whose routes to look at, a Starlette or FastAPI app; None: all in this process
+    :param app: the Starlette or FastAPI app whose routes to examine; None: all in this process
     """
     limit, reserve = limits()
     advice = [text for pool in connection_pools() if (text := compare(pool, limit, reserve))]
     if is_pinned_now():
         advice.append(PINNED)
-    from .._cli.app_report import health_routes, pinning_routes
-
     starlette = sys.modules.get("starlette.applications")
-    apps = [app] if app is not None else found_of(starlette and starlette.Starlette)
-    for each in apps:
+    found = [app] if app is not None else instances_of(getattr(starlette, "Starlette", None))
+    for each in outermost(found):
         advice += health_routes(each) + pinning_routes(each)
     return advice
 
 
 def limits() -> tuple[float, int]:
-    """Return limit and reserve: of the running loop, else what the next one will have."""
-    from .._requests.limiters import STOCK_LIMIT
-    from .stats import stats
-
+    """Return limit and reserve of the running event loop, or else of the next one."""
     try:
         now = stats()
         if now.loops:
@@ -98,121 +66,58 @@ def limits() -> tuple[float, int]:
 
 
 def compare(pool: ConnectionPool, limit: float, reserve: int) -> str | None:
-    """Return what is out of proportion between a connection pool and the thread limit."""
-    fitting = pool.capacity + reserve + 1  # one more thread for who needs no connection
+    """Return advice if threads can only wait for a connection pool, else None."""
+    fitting = pool.capacity + reserve + 1  # one more thread, for requests without a connection
     if pool.capacity == math.inf or limit <= fitting:
         return None
     size = f"{pool.size:g}+{pool.overflow:g}" if pool.overflow else f"{pool.size:g}"
+    would_do = f"FASTAPI_OVERFLOW_LIMIT={max(fitting, 3):g} would serve the same load"
+    if limit == math.inf:
+        return (
+            f"no limit, {pool.name} {size}: where all requests use it, all threads but"
+            f" {pool.capacity:g} can only ever wait. {would_do}"
+        )
     return (
         f"limit {limit:g}, {pool.name} {size}: where all requests use it, {limit - pool.capacity:g}"
-        f" threads can only ever wait. FASTAPI_OVERFLOW_LIMIT={max(fitting, 3):g} would serve the"
-        f" same load; so would {pool.settings} for {limit:g} connections, if the database has them"
+        f" threads can only ever wait. {would_do};"
+        f" so would {pool.settings} for {limit:g} connections, if the database has them"
     )
-
-
-# ---- finding pools
-
-
-def connection_pools() -> list[ConnectionPool]:
-    """Return the connection pools of this process that threads take from."""
-    return [*_sqlalchemy_pools(), *_psycopg_pools()]
-
-
-def _sqlalchemy_pools() -> Iterator[ConnectionPool]:
-    base = sys.modules.get("sqlalchemy.engine.base")
-    module = sys.modules.get("sqlalchemy.pool")
-    if base is None or module is None:
-        return
-    seen = set()
-    for engine in found_of(base.Engine):
-        pool = engine.pool
-        if id(pool) in seen or isinstance(pool, module.AsyncAdaptedQueuePool):
-            continue  # shared by an engine with other options; no thread waits in async code
-        seen.add(id(pool))
-        size = overflow = 0.0
-        capacity = math.inf
-        if isinstance(pool, module.QueuePool):
-            size, overflow = pool.size(), pool._max_overflow
-            if not size:
-                size = math.inf  # pool_size=0: no bound
-            elif overflow < 0:
-                overflow = math.inf
-            capacity = size + overflow
-        yield ConnectionPool(
-            f"SQLAlchemy engine {engine.url.render_as_string(hide_password=True)}",
-            type(pool).__name__,
-            size,
-            overflow,
-            capacity,
-            "pool_size and max_overflow",
-        )
-
-
-def _psycopg_pools() -> Iterator[ConnectionPool]:
-    module = sys.modules.get("psycopg_pool")
-    if module is None:
-        return
-    for pool in found_of(module.ConnectionPool, module.NullConnectionPool):
-        most = pool.max_size or math.inf
-        size = min(pool.min_size, most)
-        yield ConnectionPool(
-            f"psycopg pool {pool.name}", type(pool).__name__, size, most - size, most, "max_size"
-        )
-
-
-def found_of(*classes: Any) -> list[Any]:
-    """Return the instances of classes in this process (of those that are not None or False)."""
-    kinds = tuple(kind for kind in classes if kind)
-    found = {}
-    # What a module has by name is found even where gc.freeze() hides it.
-    candidates = [
-        value
-        for module in list(sys.modules.values())
-        if isinstance(module, ModuleType)
-        for value in list(vars(module).values())
-    ]
-    candidates += gc.get_objects()
-    for candidate in candidates:
-        # Not isinstance: it asks proxies what they stand for, and some then fail.
-        if issubclass(type(candidate), kinds):
-            found[id(candidate)] = candidate
-    return list(found.values())
 
 
 # ---- in a stall
 
 
-def is_pinned(groups: list[_stacks.Group], waiting_later: int) -> bool:
-    """Tell a lack of connections that threads can't help from a deadlock.
+def is_pinned(groups: list[stacks.Group], waiting_later: int) -> bool:
+    """Tell whether connections are short in a way that more threads can't help.
 
-    In a deadlock some request under way has a connection and waits for a thread. Here nobody under
-    way waits, and all that run wait for a connection: so it is held by who needs no thread.
+    In a deadlock, a request under way holds a connection and waits for a thread. Here no request
+    under way waits for a thread, and every hop that runs waits for a connection. So the holders of
+    the connections don't need a thread.
     """
     return (
         bool(groups)
         and not waiting_later
-        and all(g.where.startswith(_stacks.CHECKOUT) for g in groups)
+        and all(g.where.startswith(stacks.CHECKOUT) for g in groups)
     )
 
 
 def is_pinned_now() -> bool:
-    from .._requests.limiters import live_pools
-
+    """Tell whether a stalled pool of this process is short of connections, not threads."""
     for pool in live_pools():
         if pool.snapshot().stalled:
-            groups = _stacks.grouped(_stacks.hop_frames(pool.loop))
+            groups = stacks.grouped(stacks.hop_frames(pool.loop))
             if is_pinned(groups, pool.snapshot().waiting_later):
                 return True
     return False
 
 
-_advised = threading.Lock()  # held for good once the log has the advice
+_advised = threading.Lock()  # acquired by the first call, and never released
 
 
 def log_advice_once(limit: float, reserve: int) -> None:
-    """Compare limit and connection pools, once in a process, and log what doesn't fit.
+    """Compare the limit with the connection pools, once in a process, and log the advice.
 
-    In a thread of its own, as the search would hold up the event loop.
+    This runs in a thread of its own, as the search would block the event loop.
     """
     if not _advised.acquire(blocking=False):
         return

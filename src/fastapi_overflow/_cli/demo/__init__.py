@@ -1,10 +1,10 @@
 """The demo: an ordinary app, the same load, without fastapi-overflow and then with it.
 
-Called by the command line. It must never protect the app by other means than the import hook that
-a user's app would have, and never leave a process, a file or a table behind.
+Called by the command line. Only the import hook may protect the app, as it would a user's. The demo
+must never leave a process, a file or a table behind.
 
-Layout: runner (the two runs), interrupt (their early end), server (uvicorn), client (the load),
-database (its tables), report (what is printed); app and models are the app and know nothing of it.
+Layout: runner (the two runs), interrupt (Ctrl-C and SIGTERM), server (uvicorn), client (the load),
+database (its tables), report (what is printed). The app itself is in app and models.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ NEEDS = ("fastapi", "sqlalchemy", "uvicorn", "rich", "psutil")
 
 
 class DemoError(Exception):
-    """The demo can't be run; the message is for the user, one line.
+    """The demo can't be run; the message is one line for the user.
 
-    :ivar exit_code: 2 for what the user has asked for, 1 for what the environment lacks
+    :ivar exit_code: 2 if the user asked for something wrong, 1 if the environment lacks something
     """
 
     def __init__(self, message: str, exit_code: int = 2) -> None:

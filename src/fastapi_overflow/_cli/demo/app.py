@@ -1,7 +1,7 @@
-"""The demo's app: a session per request, a user, a list of items, as FastAPI's tutorial has it.
+"""The demo's app, as in FastAPI's tutorial: a session per request, a user, a list of items.
 
-Run by uvicorn in a process of its own. It must never know of fastapi-overflow: no import, no
-setting, nothing done about threads or connections that a tutorial wouldn't do.
+Run by uvicorn in a process of its own. It must know nothing of fastapi-overflow: no import, no
+setting, and no more care for threads and connections than the tutorial takes.
 """
 
 from __future__ import annotations
@@ -53,6 +53,6 @@ class ItemOut(BaseModel):
 def read_items(
     user: Annotated[User, Depends(get_current_user)], db: Annotated[Session, Depends(get_db)]
 ) -> Sequence[Item]:
-    # The dearest first, and nobody thought of an index: some milliseconds in any database.
-    dearest = select(Item).where(Item.owner_id == user.id).order_by(Item.price.desc())
-    return db.scalars(dearest.limit(20)).all()
+    # Sorted without an index, so that it takes a few milliseconds in any database.
+    most_expensive = select(Item).where(Item.owner_id == user.id).order_by(Item.price.desc())
+    return db.scalars(most_expensive.limit(20)).all()

@@ -1,7 +1,7 @@
-"""The demo's load: so many requests at once, each timed, none without a limit.
+"""The demo's load: many requests at once, each timed, each with a deadline.
 
-Called by the runner with the address of a server in another process. It must never retry: a
-request that fails has failed.
+Called by the runner with the port of a server in another process. It must never retry: a request
+that fails has failed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from statistics import median
 
 import anyio
 
-# Longer than a SQLAlchemy pool lets a request wait for a connection (30 s), so that what is seen
-# is the server's failure and not the client's impatience.
+# Longer than SQLAlchemy's pool lets a request wait for a connection (30 s): what the demo counts
+# are the server's failures, not the client's impatience.
 REQUEST_SECONDS = 60
 SAMPLE_SECONDS = 0.02
 
@@ -43,7 +43,7 @@ class Load:
 
     @property
     def median_latency(self) -> float:
-        """The failed ones count too: their users have waited as well."""
+        """Failed requests count too: their users have waited as well."""
         return median(self.latencies)
 
     @property
@@ -54,11 +54,11 @@ class Load:
 async def send(
     port: int, requests: int, *, on_sample: Callable[[], None], on_answer: Callable[[Load], None]
 ) -> Load:
-    """Send the requests at once and wait until each is answered, has failed or has hung.
+    """Send the requests at once and wait until each one is answered, has failed or has timed out.
 
-    :param port: of a server on this machine
+    :param port: the port of a server on this machine
     :param on_sample: called every SAMPLE_SECONDS meanwhile
-    :param on_answer: called after each request, with what became of all so far
+    :param on_answer: called after each request, with the results so far
     """
     load = Load()
 
@@ -90,10 +90,10 @@ async def send(
 
 
 async def _get(port: int) -> str | None:
-    """Send one request and return why it failed, None when it didn't.
+    """Send one request and return why it failed, or None if it succeeded.
 
-    By hand: for thousands of connections at once the pool of httpx searches itself thousands of
-    times, which takes more processor time from the server than the requests do.
+    Without httpx: with thousands of connections, its pool searches the list of all of them for each
+    request. That takes more processor time from the server than the requests themselves.
     """
     answer = b""
     try:

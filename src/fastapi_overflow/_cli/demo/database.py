@@ -1,7 +1,7 @@
-"""The demo's database: checks the URL, makes and fills the tables, drops them at the end.
+"""The demo's database: checks the URL, creates and fills the tables, drops them at the end.
 
-Called by the runner before the servers start and after they were killed. It must never touch a
-table whose name isn't the demo's own, nor wait for a database without a limit.
+Called by the runner before the servers start and after they have been killed. It must touch no
+tables but the demo's own, and never wait for a database without a deadline.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from sqlalchemy.pool import NullPool
 from . import DemoError
 from .models import Base, Item, User
 
-ITEMS = 20_000  # a sort of so many takes some milliseconds
-SECONDS = 30  # for a database to answer
+ITEMS = 20_000  # sorting them takes a few milliseconds
+SECONDS = 30  # in which a database must answer
 
 
 def parse(text: str) -> URL:
-    """Return the URL, with the path of a SQLite file made absolute.
+    """Return the URL; the path of a SQLite file becomes absolute.
 
-    :raises DemoError: when the demo can't use what it names
+    :raises DemoError: if the demo can't use that database
     """
     try:
         url = make_url(text)
         dialect = url.get_dialect()
         dialect.import_dbapi()
     except ArgumentError:
-        shown = re.sub(r":[^:/@]*@", ":***@", text)  # a mistyped URL still has its password
-        raise DemoError(f"--database-url must be a SQLAlchemy URL, got {shown!r}") from None
+        masked = re.sub(r":(?!//).*@", ":***@", text)  # a mistyped URL still has its password
+        raise DemoError(f"--database-url must be a SQLAlchemy URL, got {masked!r}") from None
     except NoSuchModuleError as exc:
         raise DemoError(f"--database-url: SQLAlchemy says: {exc}") from None
     except ImportError as exc:
@@ -44,7 +44,7 @@ def parse(text: str) -> URL:
         ) from None
     if dialect.is_async:
         raise DemoError(
-            f"--database-url must name a driver for sync code (the demo's app is sync), "
+            "--database-url must name a driver for sync code, as the demo's app is sync, "
             f"got {url.drivername!r}"
         )
     if url.get_backend_name() == "sqlite":
@@ -58,11 +58,16 @@ def parse(text: str) -> URL:
     return url
 
 
+def shown(url: URL) -> str:
+    """Return a URL to print: without the password, and without options, which may hold one too."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
 @contextmanager
 def tables(url: URL) -> Iterator[None]:
-    """Make and fill the demo's tables, and drop them at the end.
+    """Create and fill the demo's tables, and drop them at the end.
 
-    :raises DemoError: when the database can't be reached, or says no
+    :raises DemoError: if the database can't be reached, or refuses
     """
     engine = create_engine(url, poolclass=NullPool)
     if failure := _within_limit(lambda: _fill(engine)):
@@ -71,14 +76,14 @@ def tables(url: URL) -> Iterator[None]:
         yield
     finally:
         if failure := _within_limit(lambda: Base.metadata.drop_all(engine)):
-            # Printed, not raised: the figures are had, and another error may be on its way.
+            # Printed, not raised: the runs are done, and another exception may be on its way.
             names = ", ".join(table.name for table in Base.metadata.sorted_tables)
             print(f"fastapi-overflow demo: can't drop {names}: {failure}", file=sys.stderr)
 
 
 def _fill(engine: Engine) -> None:
     with engine.begin() as connection:
-        Base.metadata.drop_all(connection)  # a demo that was killed may have left them
+        Base.metadata.drop_all(connection)  # left by a demo that was killed
         Base.metadata.create_all(connection)
         connection.execute(insert(User), [{"id": 1, "name": "alice"}])
         items = ({"title": f"item {n}", "price": n * 7919 % 9973} for n in range(ITEMS))
@@ -86,17 +91,17 @@ def _fill(engine: Engine) -> None:
 
 
 def _within_limit(work: Callable[[], None]) -> str | None:
-    """Run `work` in a thread that is waited for SECONDS at most; return why it failed."""
+    """Run `work` in a thread, for SECONDS at most, and return why it failed or None."""
     failures: list[str] = []
 
     def guarded() -> None:
         try:
             work()
-        except Exception as exc:  # drivers have errors of their own for wrong options
+        except Exception as exc:  # drivers raise errors of their own for wrong options
             reason = str(exc.orig if isinstance(exc, DBAPIError) else exc).strip()
             failures.append(reason.partition("\n")[0] or type(exc).__name__)
 
-    # A daemon: connecting to a host that drops packets takes minutes and can't be cancelled.
+    # A daemon: a connection attempt to a host that drops packets can't be cancelled.
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
     thread.join(SECONDS)

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM during a demo: both unwind it, so that servers, tables and files go too.
+"""Ctrl-C and SIGTERM during a demo: both unwind it, so that no server, table or file is left.
 
-Installed by the runner, for its time. It must never interrupt between the start of a process and
-the moment when somebody is bound to kill it.
+Installed by the runner while it runs. A signal must never take effect between the start of a
+process and the point from which that process is sure to be killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _pending = False
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Have both signals raise KeyboardInterrupt."""
+    """Make both signals raise KeyboardInterrupt inside the block."""
     before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
     try:
         yield
@@ -30,7 +30,7 @@ def unwinding() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Have a signal wait for the end of the block."""
+    """Delay signals until the end of the block."""
     global _held, _pending
     _held = True
     try:

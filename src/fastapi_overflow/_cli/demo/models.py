@@ -1,6 +1,6 @@
-"""The tables of the demo's app: as in FastAPI's tutorial, users and their items.
+"""The tables of the demo's app, as in FastAPI's tutorial: users and their items.
 
-Imported by the app, and by the runner, which fills the tables. The names are long because the
+Imported by the app, and by the runner, which fills the tables. Their names are long because the
 database may be the user's own.
 """
 

@@ -14,10 +14,13 @@ from .client import Load
 
 @dataclass(frozen=True)
 class Run:
-    """One of the two runs."""
+    """One of the two runs.
+
+    :ivar threads: most threads that the server's process had at once
+    """
 
     load: Load
-    threads: int  # of the server's process, at most
+    threads: int
 
     def as_dict(self) -> dict[str, Any]:
         load = self.load
@@ -34,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both runs, and what they had in common."""
+    """Both runs, side by side."""
 
     requests: int
     database: str
@@ -87,13 +90,13 @@ class Comparison:
         if lost_with:
             return (
                 f"With fastapi-overflow {lost_with} of {self.requests} requests failed. "
-                "They should not have: please report this."
+                "They should not have; please report this."
             )
         all_of_them = f"with it all {self.requests} succeeded"
         if not lost:
             return (
                 f"Without fastapi-overflow no request failed, and {all_of_them}: "
-                "not enough load for a deadlock here, try more --requests."
+                "not enough load for a deadlock here. Try more --requests."
             )
         return (
             f"Without fastapi-overflow {lost} of {self.requests} requests failed; {all_of_them}, "

@@ -1,7 +1,7 @@
-"""The demo's two runs: database, server, load, one after another, each within a limit.
+"""The demo's two runs: database, server and load, each with a deadline.
 
-Called by `run` once all that the demo needs is installed. It must never go on when the second run
-would not be protected by the import hook.
+Called by `run` once everything that the demo needs is installed. It must stop before the first run
+if the import hook would not protect the second.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEFAULT_BACKLOG = 2048  # uvicorn's
 def compare(requests: int, database_url: str | None, pool_size: int | None) -> Comparison:
     """Run the app without the package, then with it, under the same load.
 
-    :raises DemoError: when that can't be done
+    :raises DemoError: if that can't be done
     """
     _require_protection()
     _allow_open_files(requests + 100)
@@ -63,7 +63,7 @@ def compare(requests: int, database_url: str | None, pool_size: int | None) -> C
                     runs.append(_load(running, requests, show))
     return Comparison(
         requests=requests,
-        database="a SQLite file" if database_url is None else url.render_as_string(),
+        database="a SQLite file" if database_url is None else database.shown(url),
         pool=f"{pool_size or 5}+10",
         versions={
             "Python": ".".join(str(part) for part in sys.version_info[:3]),
@@ -76,7 +76,7 @@ def compare(requests: int, database_url: str | None, pool_size: int | None) -> C
 
 def _load(running: server.Server, requests: int, show: Callable[[Load], None]) -> Run:
     async def warm_up_and_load() -> Load:
-        # The first request of a process imports and compiles: not what is compared here.
+        # A process's first request imports and compiles: that isn't what is compared here.
         first = await send(running.port, 1, on_sample=lambda: None, on_answer=lambda _: None)
         for failure in first.failures:
             raise DemoError(f"the app doesn't work: {failure}: {running.last_words()}")
@@ -87,7 +87,7 @@ def _load(running: server.Server, requests: int, show: Callable[[Load], None]) -
 
 
 def _require_protection() -> None:
-    """Ask `doctor`, in a process like the second server, whether the hook would protect it."""
+    """Ask `doctor` whether the hook would protect the second server, in a process like that one."""
     try:
         asked = subprocess.run(
             [sys.executable, "-m", "fastapi_overflow", "doctor", "--json"],
@@ -101,7 +101,7 @@ def _require_protection() -> None:
         problems = json.loads(asked.stdout)["problems"]
     except (subprocess.TimeoutExpired, ValueError):
         raise DemoError(
-            "nothing to compare: `python -m fastapi_overflow doctor` doesn't run here", 1
+            "nothing to compare: `python -m fastapi_overflow doctor` fails here", 1
         ) from None
     if asked.returncode:
         reasons = "; ".join(f"{found['problem']}. Remedy: {found['remedy']}" for found in problems)
@@ -111,9 +111,9 @@ def _require_protection() -> None:
 
 
 def _allow_open_files(needed: int) -> None:
-    """Raise this process's limit, and so its servers': each request is a socket on either side."""
+    """Raise the limit of this process, which its servers inherit: each request takes a socket."""
     if sys.platform == "win32":
-        return  # has no such limit
+        return  # no such limit there
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -123,13 +123,13 @@ def _allow_open_files(needed: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     except (ValueError, OSError):
         raise DemoError(
-            f"--requests needs {needed} open files and {soft} are allowed here: `ulimit -n` "
-            "raises that, or ask for fewer"
+            f"--requests needs {needed} open files and only {soft} are allowed here: raise that "
+            "with `ulimit -n`, or ask for fewer requests"
         ) from None
 
 
 def _progress() -> Progress:
-    """Return the progress bars: on stderr, and only where that is a terminal."""
+    """Return the progress bars, which are shown on stderr if that is a terminal."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description:<21}"),

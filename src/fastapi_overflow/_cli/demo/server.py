@@ -1,7 +1,7 @@
 """One uvicorn process with the demo's app: started, watched, killed.
 
-Called by the runner, once for each run. It must never leave the process behind, nor wait for it
-without a limit.
+Called by the runner, once for each run. It must never leave the process behind, and never wait for
+it without a deadline.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 from . import DemoError, interrupt
 
 START_SECONDS = 60
-# uvicorn itself picks the port: one that was free a moment ago may be somebody else's by now.
+# uvicorn picks the port itself: one that was free a moment ago may be taken by now.
 RUNNING = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
 
 
 class Server:
     """A running server.
 
-    :ivar port: where it answers, on this machine
-    :ivar peak_threads: most threads of its process seen by `sample`
+    :ivar port: the port on this machine on which it answers
+    :ivar peak_threads: most threads of its process that `sample` has seen
     """
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
@@ -46,7 +46,7 @@ class Server:
             try:
                 self.peak_threads = max(self.peak_threads, process.num_threads())
             except psutil.Error:
-                pass  # ended: the requests will tell
+                pass  # it has ended: the requests will show that
 
     def last_words(self) -> str:
         return last_line(self._log)
@@ -54,9 +54,9 @@ class Server:
 
 @contextmanager
 def uvicorn(environ: Mapping[str, str], log: Path, *, backlog: int) -> Iterator[Server]:
-    """Run the app under uvicorn with an environment; the process is killed at the end.
+    """Run the app under uvicorn in an environment, and kill the process at the end.
 
-    :raises DemoError: when it doesn't start
+    :raises DemoError: if it doesn't start
     """
     options = {"--host": "127.0.0.1", "--port": "0", "--backlog": str(backlog)}
     command = [sys.executable, "-m", "uvicorn", f"{__package__}.app:app"]
@@ -75,13 +75,13 @@ def uvicorn(environ: Mapping[str, str], log: Path, *, backlog: int) -> Iterator[
     finally:
         if process is not None:
             with interrupt.held_back():
-                # Not asked to stop first: a server whose threads are stuck never gets there.
+                # Killed at once: a server whose threads are stuck never finishes its shutdown.
                 process.kill()
                 process.wait()
 
 
 def _without_uvicorn_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what would start more workers, a reloader, or listen elsewhere."""
+    """Leave out what would start more workers or a reloader, or listen on another address."""
     return {
         name: value
         for name, value in environ.items()
@@ -103,7 +103,7 @@ def _wait_for_port(process: subprocess.Popen[bytes], log: Path) -> int:
 
 def last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it printed nothing"
 
 
 def environment(*, disabled: bool) -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""Why the import hook is not armed, or what hides the modules it patches; with the remedy.
+"""What stops the protection, and the remedy: a hook that is not armed, a file that hides a package.
 
-Called by `doctor` when it has found an app unprotected. It must never import what it examines.
+Called by the examination when it has found an app unprotected. It must never import what it
+examines.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 REINSTALL = "pip install --force-reinstall fastapi-overflow"
-PATCH = "call fastapi_overflow.patch() at the top of the module that makes the app"
+PATCH = "call fastapi_overflow.patch() at the top of the module that creates the app"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What stops the protection, and the remedy; a sentence without its full stop each."""
+    """What stops the protection, and the remedy: two sentences without their full stops."""
 
     problem: str
     remedy: str
 
 
 def hook_files() -> list[Path]:
-    """Return the package's .start and .pth files that the start of this Python looks at."""
+    """Return the package's .start and .pth files that this Python reads when it starts."""
     names = ["fastapi_overflow.pth"]
     if sys.version_info >= (3, 15):  # PEP 829: .start comes first
         names.insert(0, "fastapi_overflow.start")
@@ -34,7 +35,7 @@ def hook_files() -> list[Path]:
     return [file for file in files if file.exists()]
 
 
-def why_unarmed(package: Path) -> Problem:
+def why_not_armed(package: Path) -> Problem:
     """Find out why nothing has armed the hook.
 
     :param package: the folder that this package was imported from
@@ -49,7 +50,7 @@ def why_unarmed(package: Path) -> Problem:
         if _is_hidden(hook):
             command = "attrib -h" if os.name == "nt" else "chflags nohidden"
             return Problem(
-                f"{hook} is hidden, and Python leaves hidden .pth files out",
+                f"{hook} is hidden, and Python skips hidden .pth files",
                 f"run: {command} '{hook}'",
             )
     if hooks:
@@ -62,13 +63,13 @@ def why_unarmed(package: Path) -> Problem:
         return Problem(f"fastapi_overflow.pth is missing from {home}", f"restore it: {REINSTALL}")
     return Problem(
         f"the package comes from {home}, which is not a site directory of this Python (PYTHONPATH, "
-        "`pip install --target`): no .pth file is run there",
+        "`pip install --target`): Python runs no .pth files from there",
         f"install it into the environment itself: pip install fastapi-overflow; or {PATCH}",
     )
 
 
 def name_conflict(name: str) -> Problem | None:
-    """Tell whether a file of the user's hides an installed package, as a fastapi.py does."""
+    """Return the file of the user's that hides an installed package, as a fastapi.py would."""
     try:
         spec = find_spec(name)
         installed = Path(str(distribution(name).locate_file(f"{name}/__init__.py")))
@@ -91,7 +92,7 @@ def _site_directories() -> list[Path]:
 
 
 def _is_hidden(file: Path) -> bool:
-    """Tell what `site` asks of a .pth file before it reads it, on macOS and on Windows."""
+    """Tell whether `site` skips a .pth file because it is hidden, on macOS or on Windows."""
     found = file.lstat()
     return bool(
         getattr(found, "st_flags", 0) & stat.UF_HIDDEN
