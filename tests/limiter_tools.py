@@ -18,6 +18,7 @@ from anyio.lowlevel import checkpoint
 from fastapi_overflow._requests.limiter import OverflowLimiter
 from fastapi_overflow._threads.clock import current_clock
 from fastapi_overflow._threads.lease import current_lease
+from support import PATIENCE
 
 STALL_SECONDS = 1.0  # of the manual clock
 TURNS = 40  # more than anything here needs from its cause to its effect
@@ -74,9 +75,9 @@ async def stall(limiter: Any, clock: ManualClock, times: int = 1) -> None:
 
 
 @asynccontextmanager
-async def requests(limiter: Any, seconds: float = 30):
-    """A task group for requests; all must be over, and all tokens back, within `seconds`."""
-    with anyio.move_on_after(seconds) as deadline:
+async def requests(limiter: Any):
+    """A task group for requests; when it ends all of them are over, and all tokens are back."""
+    with anyio.move_on_after(2 * PATIENCE) as deadline:
         async with anyio.create_task_group() as group:
             try:
                 yield group
@@ -84,7 +85,7 @@ async def requests(limiter: Any, seconds: float = 30):
                 group.cancel_scope.cancel()  # the claim has failed: don't wait for the rest
                 raise
     if deadline.cancelled_caught:
-        pytest.fail(f"requests still under way after {seconds:g} s")
+        pytest.fail(f"requests still under way after {2 * PATIENCE} s: {limiter.statistics()}")
     assert limiter.borrowed_tokens == 0
     assert limiter.statistics().tasks_waiting == 0
 
