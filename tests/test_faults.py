@@ -155,7 +155,7 @@ class TestDisconnect:
             made = len(items)
             await anyio.wait_all_tasks_blocked()
             assert len(items) == made
-        del client
+        client = None
         gc.collect()  # here, where the warning is expected
 
     async def test_in_a_blocked_stream(self, limiter):
