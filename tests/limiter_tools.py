@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from fastapi_overflow._requests import replacements
 from fastapi_overflow._requests.limiter import OverflowLimiter
 from fastapi_overflow._threads.clock import current_clock
 from fastapi_overflow._threads.lease import current_lease
@@ -48,11 +49,24 @@ class ManualClock:
             callback()
 
 
-def make_limiter(monkeypatch: Any, total: float, **options: Any) -> tuple[Any, ManualClock]:
-    """Return a limiter whose stalls come when its clock, returned too, is advanced."""
+def make_limiter(
+    monkeypatch: Any, total: float, default: bool = False, **options: Any
+) -> tuple[Any, ManualClock]:
+    """Return a limiter whose stalls come when its clock, returned too, is advanced.
+
+    :param default: whether it is the one of the running event loop, which each `hop` takes
+    """
     clock = ManualClock()
     monkeypatch.setattr("fastapi_overflow._threads.pool.current_clock", lambda: clock)
-    return OverflowLimiter(total, stall_seconds=STALL_SECONDS, **options), clock
+    limiter = OverflowLimiter(total, stall_seconds=STALL_SECONDS, **options)
+    if default:
+        replacements._limiters.set(limiter)
+    return limiter, clock
+
+
+def hop(func: Callable[..., Any]) -> AbstractAsyncContextManager[None]:
+    """Return what anyio enters, once patched, for a hop that calls `func`; nothing is called."""
+    return replacements._Hop(func)
 
 
 def without_leases(monkeypatch: Any) -> None:
