@@ -7,21 +7,15 @@ afterwards.
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
+import postgres
 from environments import Environment, borrowed
-from support import ROOT, install, make_venv, run, started, tail
+from support import build_wheel, install, make_venv
 
 # What the apps in the tests use, beside the wheel's own extra `demo`.
 REQUIREMENTS = (
@@ -50,12 +44,8 @@ def anyio_backend(request):
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from the sdist of this checkout: only what is shipped gets tested."""
-    dist = tmp_path_factory.mktemp("dist")
-    build = (sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, ROOT)
-    run(*build, timeout=120, check=True)
-    (built,) = dist.glob("*.whl")
-    return built
+    """The wheel of this checkout, with the sdist beside it."""
+    return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")
@@ -99,65 +89,9 @@ def own_environment(wheel, dependencies, tmp_path) -> Environment:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """The SQLAlchemy URL of a PostgreSQL server of this run's own."""
-    binaries = _postgres_binaries()
-    if binaries is None:
-        reason = "no PostgreSQL server found: apt-get install postgresql"
+    if postgres.binaries() is None:
         if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    # Not in pytest's own directory: the server's user couldn't enter it.
-    folder = tempfile.mkdtemp(prefix="overflow-postgres-")
-    user = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        shutil.chown(folder, "postgres", "postgres")
-        user = {"user": "postgres", "group": "postgres", "extra_groups": ()}
-    try:
-        data = f"{folder}/data"
-        subprocess.run(
-            [binaries / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync"],
-            check=True,
-            capture_output=True,
-            cwd=folder,
-            timeout=120,
-            **user,
-        )
-        port = _free_port()
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": port,
-            "unix_socket_directories": "",
-            "max_connections": 300,
-            "fsync": "off",
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with started(binaries / "postgres", "-D", data, *options, cwd=folder, **user) as server:
-            _wait_until_ready(binaries, port, server)
-            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-            server.terminate()  # waits for clients to leave, and there may be some
-            with suppress(subprocess.TimeoutExpired):  # then it is killed
-                server.wait(5)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _postgres_binaries() -> Path | None:
-    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    if found:  # Debian, which puts none of them on the path
-        return max(found, key=lambda path: float(path.parent.name))
-    on_path = shutil.which("initdb")
-    return Path(on_path).resolve().parent if on_path else None
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def _wait_until_ready(binaries: Path, port: int, server) -> None:
-    deadline = time.monotonic() + 60
-    ready = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    while subprocess.run(ready, check=False, timeout=30).returncode:
-        if server.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"the PostgreSQL server did not start:\n{tail(server.output)}")
-        time.sleep(0.05)
+            pytest.fail(postgres.MISSING)
+        pytest.skip(postgres.MISSING)
+    with postgres.postgres() as server:
+        yield server.url

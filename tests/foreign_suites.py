@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -22,11 +20,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support import ROOT, kill_group
+from support import ROOT, ChildHung, build_wheel, install, make_venv, run, uv
 
 TEST_TIMEOUT = 180  # seconds that one foreign test may take
 SUITE_TIMEOUT = 2400  # seconds that one run of a suite may take
-INSTALL_TIMEOUT = 600
+DOWNLOAD_TIMEOUT = 600
 AGAIN = 3  # times that a test which fails only with the package is run again
 
 # The outcomes that are not worse with the package than what was there without it.
@@ -122,47 +120,13 @@ SUITES = (
 )
 
 
-def run(
-    *command: str | Path,
-    timeout: float,
-    environ: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    output: Path | None = None,
-) -> int | None:
-    """Run a command in a process group of its own; return its status, None where it hung."""
-    with open(output or os.devnull, "wb") as stream:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            env={**os.environ, **(environ or {})},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            kill_group(process)
-
-
-def must(*command: str | Path, folder: Path, cwd: Path | None = None) -> None:
-    """Run a command that has to succeed."""
-    log = folder / "command.log"
-    status = run(*command, timeout=INSTALL_TIMEOUT, cwd=cwd, output=log)
-    if status != 0:
-        sys.exit(f"{' '.join(map(str, command))}: {status}\n{log.read_text()[-4000:]}")
-
-
 def fetch(suite: Suite, folder: Path) -> Path:
     """Return the unpacked source distribution."""
     source = folder / suite.name
     if not source.exists():
         requirement = f"{suite.project}=={suite.version}"
         pip = (sys.executable, "-m", "pip", "download", "--no-binary", suite.project)
-        must(*pip, "--no-deps", "--dest", folder, requirement, folder=folder)
+        run(*pip, "--no-deps", "--dest", folder, requirement, timeout=DOWNLOAD_TIMEOUT, check=True)
         with tarfile.open(folder / f"{suite.name}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
     return source
@@ -172,27 +136,17 @@ def environment(suite: Suite, source: Path, wheel: Path, folder: Path) -> Path:
     """Return the Python of an environment with the suite, what it needs and the built wheel."""
     venv = folder / f"{suite.name}-venv"
     python = venv / "bin" / "python"
-    uv = shutil.which("uv")
-    install: tuple[str | Path, ...] = (python, "-m", "pip", "install")
-    if uv:
-        install = (uv, "pip", "install", "--no-config", "--python", python)
     if not python.exists():
-        must(sys.executable, "-m", "venv", venv, folder=folder)
-        if not uv:
-            must(*install, "--upgrade", "pip", folder=folder)  # --group is young
-        must(
-            *install,
-            f"{source}{suite.extras}",
-            *suite.requirements,
-            "pytest-timeout",
-            "--group",
-            f"{source / 'pyproject.toml'}:{suite.group}",
-            folder=folder,
-            cwd=folder,
-        )
+        make_venv(venv)
+        if not uv():
+            install(python, "--upgrade", "pip")  # --group is young
+        group = f"{source / 'pyproject.toml'}:{suite.group}"
+        wanted = (f"{source}{suite.extras}", *suite.requirements, "pytest-timeout")
+        install(python, *wanted, "--group", group)
     # Its requirements as they are in the suite's environment; the wheel itself anew each time.
-    reinstall = "--reinstall-package" if uv else "--force-reinstall"
-    must(*install, wheel, *((reinstall, "fastapi-overflow") if uv else ()), folder=folder)
+    pip = (python, "-m", "pip", "uninstall", "--quiet", "--yes", "fastapi-overflow")
+    run(*pip, timeout=DOWNLOAD_TIMEOUT, check=True)
+    install(python, wheel)
     return python
 
 
@@ -202,21 +156,23 @@ def run_suite(
     """Run tests of a suite one way; return the outcome of each."""
     report = source.parent / f"{suite.name} {way.name}{note}.xml"
     report.unlink(missing_ok=True)
-    status = run(
+    command = (
         *(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"),
         *(f"--timeout={TEST_TIMEOUT}", f"--junitxml={report}", "-o", "junit_family=xunit1"),
         *("-p", "foreign_plugin"),
         *suite.options,
         *way.options,
         *tests,
-        timeout=SUITE_TIMEOUT,
-        environ={"PYTHONPATH": str(ROOT / "tests" / "foreign"), **way.environ},
-        cwd=source,
-        output=report.with_suffix(".log"),
     )
-    if status is None or not report.exists():
-        print(f"{suite.name} {way.name}: {'hung' if status is None else f'ended with {status}'}")
-        print(report.with_suffix(".log").read_text()[-4000:])
+    env = {"PYTHONPATH": str(ROOT / "tests" / "foreign"), **way.environ}
+    try:
+        done = run(*command, timeout=SUITE_TIMEOUT, env=env, cwd=source)
+    except ChildHung as exc:
+        print(f"{suite.name} {way.name}: {exc}")
+        return {}
+    report.with_suffix(".log").write_text(done.stdout + done.stderr)
+    if not report.exists():
+        print(f"{suite.name} {way.name}: ended with {done.returncode}\n{done.stdout[-4000:]}")
         return {}
     return outcomes(report)
 
@@ -298,7 +254,8 @@ def main() -> int:
     folder = (args.folder or Path(tempfile.mkdtemp(prefix="foreign-suites-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        wheel = args.wheel or build_wheel(folder)
+        shutil.rmtree(folder / "dist", ignore_errors=True)
+        wheel = args.wheel or build_wheel(folder / "dist")
         results = {}
         for suite in SUITES:
             if not args.names or {suite.name, suite.project} & set(args.names):
@@ -316,15 +273,6 @@ def main() -> int:
     finally:
         if not args.folder:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel of this checkout."""
-    shutil.rmtree(folder / "dist", ignore_errors=True)
-    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder / "dist")
-    must(*pip, ROOT, folder=folder)
-    (wheel,) = (folder / "dist").glob("*.whl")
-    return wheel
 
 
 if __name__ == "__main__":

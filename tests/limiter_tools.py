@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from fastapi_overflow._requests import hops, limiters
 from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiter import OverflowLimiter
 from fastapi_overflow._threads.clock import current_clock
+from fastapi_overflow._watching.observer import PoolObserver
+from support import PATIENCE
 
 STALL_SECONDS = 1.0  # of the manual clock
 TURNS = 40  # more than anything here needs from its cause to its effect
@@ -48,10 +51,26 @@ class ManualClock:
             callback()
 
 
-def make_limiter(monkeypatch: Any, total: float, **options: Any) -> tuple[Any, ManualClock]:
-    """Return a limiter whose stalls come when its clock, returned too, is advanced."""
+def make_limiter(
+    monkeypatch: Any, total: float, default: bool = False, **options: Any
+) -> tuple[Any, ManualClock]:
+    """Return a limiter whose stalls come when its clock, returned too, is advanced.
+
+    :param default: whether it is the one of the running event loop, which each `hop` takes
+    """
     clock = ManualClock()
-    return OverflowLimiter(total, stall_seconds=STALL_SECONDS, clock=clock, **options), clock
+    observer = PoolObserver()
+    limiter = OverflowLimiter(
+        total, stall_seconds=STALL_SECONDS, clock=clock, observer=observer, **options
+    )
+    if default:
+        limiters._limiters.set(limiter)
+    return limiter, clock
+
+
+def hop(func: Callable[..., Any]) -> AbstractAsyncContextManager[None]:
+    """Return what anyio enters, once patched, for a hop that calls `func`; nothing is called."""
+    return hops.Hop(func)
 
 
 def without_leases(monkeypatch: Any) -> None:
@@ -74,9 +93,9 @@ async def stall(limiter: Any, clock: ManualClock, times: int = 1) -> None:
 
 
 @asynccontextmanager
-async def requests(limiter: Any, seconds: float = 30):
-    """A task group for requests; all must be over, and all tokens back, within `seconds`."""
-    with anyio.move_on_after(seconds) as deadline:
+async def requests(limiter: Any):
+    """A task group for requests; when it ends all of them are over, and all tokens are back."""
+    with anyio.move_on_after(2 * PATIENCE) as deadline:
         async with anyio.create_task_group() as group:
             try:
                 yield group
@@ -84,7 +103,7 @@ async def requests(limiter: Any, seconds: float = 30):
                 group.cancel_scope.cancel()  # the claim has failed: don't wait for the rest
                 raise
     if deadline.cancelled_caught:
-        pytest.fail(f"requests still under way after {seconds:g} s")
+        pytest.fail(f"requests still under way after {2 * PATIENCE} s: {limiter.statistics()}")
     assert limiter.borrowed_tokens == 0
     assert limiter.statistics().tasks_waiting == 0
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,10 +21,12 @@ from zipfile import ZipFile
 
 from packaging.metadata import parse_email
 
-from support import ROOT, kill_group
+from support import ROOT, ChildFailed, ChildHung, build_wheel, run
+from support import install as install_into
 
 SMOKE_TIMEOUT = 180  # seconds
 INSTALL_TIMEOUT = 400
+PROBE_TIMEOUT = 60
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15", "3.13t", "3.14t", "3.15t")
 
 NEWEST = {"fastapi": "", "anyio": "", "wrapt": ""}
@@ -73,33 +73,9 @@ class Python:
         return str("/" / path.relative_to(self.root))
 
 
-class Failed(Exception):
-    """A command failed or hung; says which and how."""
-
-
-def run(*command: str | Path, timeout: float, **changes: str) -> str:
-    """Return what a command prints; it runs in a group of its own and can't outlive the call."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "FASTAPI_O"))}
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            env={**environ, **changes},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,
-            text=True,
-        )
-        try:
-            output, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            raise Failed(f"{Path(command[0]).name} hung for {timeout} s") from None
-        finally:
-            kill_group(process)
-        if process.returncode:
-            errors.seek(0)
-            raise Failed(f"status {process.returncode}: {errors.read().decode()[-2000:]}")
-    return output
+def printed(*command: str | Path, timeout: float, **env: str) -> str:
+    """Return what a command prints; see `support.run` for how it fails and hangs."""
+    return run(*command, timeout=timeout, env=env, check=True).stdout
 
 
 # ---- the Pythons of this machine
@@ -121,8 +97,8 @@ def find_pythons(given: list[Path], chroots: list[Path]) -> dict[str, Python]:
         candidates += [((name,), Path("/")) for name in (*names, f"python{version}")]
     for command, root in candidates:
         try:
-            version = run(*command, "-c", ABOUT, timeout=30).strip()
-        except (OSError, Failed):
+            version = printed(*command, "-c", ABOUT, timeout=PROBE_TIMEOUT).strip()
+        except (OSError, ChildFailed, ChildHung):
             continue  # not there, or a shim without anything behind it
         found.setdefault(version, Python(version, command, root))
     return {version: found[version] for version in PYTHONS if version in found}
@@ -212,14 +188,14 @@ def try_row(row: Row, wheel: Path, lowest: dict[str, str]) -> tuple[dict[str, st
             versions, wrong = {}, []
             for how in ("protected", "stock"):
                 environ = {"FASTAPI_OVERFLOW_DISABLE": "1"} if how == "stock" else {}
-                output = run(
+                output = printed(
                     *python, inside(folder / "smoke.py"), how, timeout=SMOKE_TIMEOUT, **environ
                 )
                 result = json.loads(output.splitlines()[-1])
                 versions = result["versions"]
                 wrong += [f"{k}: {v}" for k, v in result["checks"].items() if v is not True]
             wrong += run_as_module(python) + start_files(row, python)
-        except Failed as exc:
+        except (ChildFailed, ChildHung) as exc:
             return dict(row.pins), [str(exc)]
         return versions, wrong
 
@@ -229,14 +205,13 @@ def install(row: Row, wheel: Path, venv: Path, lowest: dict[str, str]) -> tuple[
     inside = row.python.inside
     # The newest that is there as a wheel: to build it takes Rust.
     wanted = ["--only-binary", "pydantic-core", inside(wheel), *requirements(row, lowest)]
-    run(*row.python.command, "-m", "venv", inside(venv), timeout=INSTALL_TIMEOUT)
+    printed(*row.python.command, "-m", "venv", inside(venv), timeout=INSTALL_TIMEOUT)
     python = (*row.python.command[:-1], inside(venv / "bin" / "python"))
-    if shutil.which("uv") and row.python.root == Path("/"):
-        uv = ("uv", "pip", "install", "--quiet", "--python", *python)
-        run(*uv, *wanted, timeout=INSTALL_TIMEOUT)
+    if row.python.root == Path("/"):
+        install_into(Path(*python), *wanted)
     else:
         pip = (*python, "-m", "pip", "install", "--quiet")
-        run(*pip, *wanted, timeout=INSTALL_TIMEOUT)
+        printed(*pip, *wanted, timeout=INSTALL_TIMEOUT)
     return python
 
 
@@ -270,9 +245,9 @@ for suffix, line in lines.items():
 
 def start_files(row: Row, python: tuple[str, ...]) -> list[str]:
     """Return what is wrong with the .pth and .start files that this Python reads at its start."""
-    run(*python, "-c", COUNTED, timeout=60)
+    printed(*python, "-c", COUNTED, timeout=PROBE_TIMEOUT)
     count = "import counted, json; print(json.dumps(counted.read))"
-    read = json.loads(run(*python, "-c", count, timeout=60))
+    read = json.loads(printed(*python, "-c", count, timeout=PROBE_TIMEOUT))
     # From 3.15 on the .start once, and the .pth is left alone. Before: the .pth, which is read
     # twice in a virtual environment.
     young = row.python.key >= (3, 15)
@@ -288,8 +263,8 @@ def run_as_module(python: tuple[str, ...]) -> list[str]:
         ("zipimport", ("-c", ZIPPED)),
     ):
         try:
-            run(*python, "-W", "ignore", *command, timeout=60)
-        except Failed as exc:
+            printed(*python, "-W", "ignore", *command, timeout=PROBE_TIMEOUT)
+        except (ChildFailed, ChildHung) as exc:
             wrong.append(f"{name}: {exc}")
     return wrong
 
@@ -331,14 +306,6 @@ def main() -> int:
                 print(f"{row}: {reason}", file=sys.stderr, flush=True)
             failed = failed or bool(wrong)
     return int(failed)
-
-
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel of this checkout."""
-    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder)
-    run(*pip, ROOT, timeout=INSTALL_TIMEOUT)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests of stats, log, metrics and the status page share: requests and threads at will.
+"""Requests and threads at will, for the tests that run hops in real threads.
 
 Called by tests, in an event loop. Nothing here waits without a limit.
 """
@@ -16,8 +16,7 @@ import fastapi_overflow
 from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._requests.replacements import wrap_starlette_call
-
-PATIENCE = 20  # seconds until a test that waits in vain fails
+from support import PATIENCE
 
 
 async def request(endpoint: Callable[[], Awaitable[None]]) -> None:
@@ -36,7 +35,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
         while not condition():  # noqa: ASYNC110 - of another thread, or of no event at all
             await anyio.sleep(0.002)
         return
-    raise AssertionError(f"in vain: {what}; {fastapi_overflow.stats()}")
+    raise AssertionError(f"not within {PATIENCE} s: {what}; {fastapi_overflow.stats()}")
 
 
 def calm(limit: int, reserve: int = 1) -> None:
@@ -52,18 +51,24 @@ async def lose_token() -> None:
 
 
 class Gate:
-    """Something that hops wait for; opened by the test, at the latest when it ends."""
+    """What a function in a thread waits at until the test opens it.
+
+    :ivar entered: set once a function waits there
+    """
 
     def __init__(self) -> None:
-        self.event = threading.Event()
-        self.passed = 0
+        self.entered = threading.Event()
+        self._opened = threading.Event()
 
     def __call__(self) -> None:
-        assert self.event.wait(PATIENCE), "the gate was never opened"
-        self.passed += 1
+        self.entered.set()
+        assert self._opened.wait(2 * PATIENCE), "the gate was never opened"
 
     def open(self) -> None:
-        self.event.set()
+        self._opened.set()
+
+    async def until_entered(self) -> None:
+        await until(self.entered.is_set, "a function at the gate")
 
 
 @asynccontextmanager
@@ -77,7 +82,7 @@ async def busy(requests: int):
     async def endpoint():
         await fastapi_overflow.run_in_threadpool(gate)
 
-    with anyio.fail_after(3 * PATIENCE):
+    with anyio.fail_after(4 * PATIENCE):
         async with anyio.create_task_group() as group:
             try:
                 before = fastapi_overflow.stats()
@@ -122,7 +127,7 @@ async def deadlock(requests: int = 6, connections: int = 1) -> None:
         await fastapi_overflow.run_in_threadpool(pool.release)
         left -= 1
 
-    with anyio.fail_after(2 * PATIENCE):
+    with anyio.fail_after(4 * PATIENCE):
         async with anyio.create_task_group() as group:
             for _ in range(requests):
                 group.start_soon(request, endpoint)

@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 import httpx
 import websockets
 
-from support import started, tail
+import postgres
+from support import PATIENCE, answers, free_port, started, tail, wait_until
 
 CLIENTS = 80  # at once; the server has 15 connections to the database
 STUCK = 60  # seconds after which a request counts as stuck
@@ -38,76 +35,10 @@ IDLE = 11  # seconds after which anyio ends an idle thread, at the next hop
 SHAPES = ("classic", "slow", "async", "stream", "background", "file", "upload", "nested", "ws")
 
 
-class Database:
-    """A PostgreSQL server that can be stopped and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-        if not found:
-            on_path = shutil.which("initdb")
-            if on_path is None:
-                sys.exit("no PostgreSQL server found: apt-get install postgresql")
-            found = [Path(on_path).resolve().parent]
-        self.binaries = max(found)
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/postgres"
-        self.user = {}
-        if os.getuid() == 0:  # the server refuses to run as root
-            shutil.chown(folder, "postgres", "postgres")
-            self.user = {"user": "postgres", "group": "postgres", "extra_groups": ()}
-        initdb = (self.binaries / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres")
-        self._run(*initdb, "--no-sync")
-
-    def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
-        self._control("start", "-o", f"{options} -c fsync=off", "-l", self.folder / "log")
-
-    def stop(self) -> None:
-        self._control("stop", "-m", "fast")  # ends all connections
-
-    def _control(self, *arguments: str | Path) -> None:
-        self._run(self.binaries / "pg_ctl", "-D", self.folder / "data", "-w", *arguments)
-
-    def _run(self, *command: str | Path) -> None:
-        subprocess.run(
-            [str(part) for part in command],
-            cwd=self.folder,
-            check=True,
-            timeout=120,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **self.user,
-        )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def database() -> Iterator[Database]:
-    # Not in a folder of the caller's: the server's user couldn't enter it.
-    folder = Path(tempfile.mkdtemp(prefix="overflow-soak-"))
-    server = None
-    try:
-        server = Database(folder)
-        server.start()
-        yield server
-    finally:
-        if server is not None:
-            with suppress(subprocess.SubprocessError):
-                server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 class Soak:
     """One run: the clients, what became of their requests, and the findings."""
 
-    def __init__(self, url: str, database: Database, seed: int) -> None:
+    def __init__(self, url: str, database: postgres.Server, seed: int) -> None:
         self.url = url
         self.database = database
         self.random = random.Random(seed)
@@ -259,24 +190,13 @@ def uvicorn(**environ: str) -> Iterator[str]:
     options = ("--log-level", "critical", "--no-access-log")
     with started(*command, *options, env=environ, cwd=app_dir) as server:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
-        while not is_up(url):
-            if server.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"uvicorn did not start:\n{tail(server.output)}")
-            time.sleep(0.1)
+        wait_until(lambda: answers(f"{url}/threads"), "the answer of uvicorn", server)
         yield url
         server.send_signal(signal.SIGTERM)
         try:
-            server.wait(30)
+            server.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            sys.exit("uvicorn did not stop")
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/threads", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
+            sys.exit(f"uvicorn did not stop within {PATIENCE} s:\n{tail(server.output)}")
 
 
 def main() -> int:
@@ -288,8 +208,8 @@ def main() -> int:
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
     environ = {"FASTAPI_OVERFLOW_DISABLE": "1", "POOL_TIMEOUT": "5"} if args.without else {}
-    with database() as postgres, uvicorn(DATABASE_URL=postgres.url, **environ) as url:
-        soak = Soak(url, postgres, args.seed)
+    with postgres.postgres() as database, uvicorn(DATABASE_URL=database.url, **environ) as url:
+        soak = Soak(url, database, args.seed)
         rests = anyio.run(soak.run, args.rounds, args.minutes * 60 / args.rounds)
     found = findings(soak, rests)
     figures = {

@@ -1,22 +1,35 @@
-"""Children of the tests: processes that could hang, and are ended when they do.
+"""Child processes: started, waited for with a limit, and killed with all that they have started.
 
-Called by tests and fixtures. It must never wait without a limit, and never leave a process behind.
+Used by tests, fixtures and the programs beside them (matrix.py, foreign_suites.py, soak.py, the
+benchmarks), so it needs nothing but the standard library. It must never wait without a limit, and
+never leave a process behind.
 """
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
+
+# Seconds after which whatever is waited for counts as hung. Nothing is fast or slow by this: a
+# machine may be many times slower than the one it was written on, and no test fails for that.
+PATIENCE = 60
 
 TAIL = 4000  # characters of a child's output that a failure shows
 
@@ -46,11 +59,15 @@ def child_environment(changes: Mapping[str, str | None] | None = None) -> dict[s
     return environ
 
 
-def kill_group(process: subprocess.Popen[Any]) -> None:
-    """Kill a child that leads a process group, and all that it has started in it."""
+def kill_group(leader: int) -> None:
+    """Kill the process group with this leader: a child, and all that it has started in it."""
     with suppress(ProcessLookupError):  # all gone
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    kill_group(process.pid)
+    process.wait(PATIENCE)
 
 
 def tail(stream: IO[bytes]) -> str:
@@ -81,7 +98,47 @@ def started(*command: str | Path, env: Mapping[str, str | None] | None = None, *
         try:
             yield process
         finally:
-            kill_group(process)
+            _end(process)
+
+
+def wait_until(
+    condition: Callable[[], T],
+    what: str,
+    process: subprocess.Popen[Any] | None = None,
+) -> T:
+    """Wait until `condition()` is true, and return what it has returned.
+
+    :param what: what is waited for, as a failure names it
+    :param process: one of `started` that brings it about; where it ends before, waiting is in vain
+    :raises ChildHung: after `PATIENCE` seconds, with the end of the process's output
+    :raises ChildFailed: once the process has ended
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        output = "" if process is None else f"\n---- its output\n{tail(process.output)}"
+        if process is not None and process.poll() is not None:
+            raise ChildFailed(f"exit code {process.returncode} before: {what}{output}")
+        if time.monotonic() > deadline:
+            raise ChildHung(f"not within {PATIENCE} s: {what}{output}")
+        time.sleep(0.05)
+    return found
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Tell whether a server answers a GET of `url` with status 200."""
+    no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with no_proxy.open(url, timeout=PATIENCE) as response:
+            return response.status == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def run(
@@ -90,6 +147,7 @@ def run(
     env: Mapping[str, str | None] | None = None,
     cwd: str | Path | None = None,
     check: bool = False,
+    **popen: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, which must come within `timeout` seconds.
 
@@ -113,6 +171,7 @@ def run(
             stdout=out,
             stderr=err,
             start_new_session=True,
+            **popen,
         )
         try:
             process.wait(timeout)
@@ -121,7 +180,7 @@ def run(
                 f"still running after {timeout:g} s: {_shown(args)}\n{_outputs(out, err)}"
             ) from None
         finally:
-            kill_group(process)
+            _end(process)
         if check and process.returncode:
             raise ChildFailed(
                 f"exit code {process.returncode}: {_shown(args)}\n{_outputs(out, err)}"
@@ -156,16 +215,37 @@ def run_python(
 
 def make_venv(folder: Path) -> Path:
     """Make a virtual environment with pip, and return its Python."""
-    run(sys.executable, "-m", "venv", folder, timeout=120, check=True)
+    run(sys.executable, "-m", "venv", folder, timeout=300, check=True)
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+@cache
+def uv() -> str | None:
+    """Return uv where it runs: a shim on the path may stand for nothing."""
+    found = shutil.which("uv")
+    return found if found and not run(found, "--version", timeout=PATIENCE).returncode else None
 
 
 def install(python: Path, *requirements: str | Path) -> None:
     """Install into the environment of `python`, bytecode and all; by uv where it works: faster."""
-    command = (python, "-m", "pip", "install", "--disable-pip-version-check")
-    if shutil.which("uv") and not run("uv", "--version", timeout=30).returncode:
-        command = ("uv", "pip", "install", "--compile-bytecode", "--python", python)
-    run(*command, "--quiet", *requirements, timeout=300, check=True)
+    command: tuple[str | Path, ...] = (
+        *(python, "-m", "pip", "install"),
+        "--disable-pip-version-check",
+    )
+    if found := uv():
+        command = (found, "pip", "install", "--compile-bytecode", "--python", python)
+    run(*command, "--quiet", *requirements, timeout=600, check=True)
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel from the sdist of this checkout, both into `folder`, and return the wheel.
+
+    From the sdist: only what is shipped gets tested.
+    """
+    build = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    run(*build, timeout=300, check=True)
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 def _shown(args: list[str]) -> str:

@@ -9,9 +9,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 import urllib.request
 import zlib
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -22,7 +22,7 @@ from starlette.routing import Mount
 import fastapi_overflow
 from fastapi_overflow.asgi import StatusApp
 from observed import busy, calm
-from support import run, started
+from support import PATIENCE, free_port, run, started, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -131,7 +131,7 @@ stuck = threading.Event()
 
 @app.get("/block")
 def block():
-    stuck.wait(120)
+    stuck.wait(600)
 
 app.mount("/threads", StatusApp())
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
@@ -141,36 +141,29 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 @pytest.fixture(scope="module")
 def stuck_server(wheel_python, tmp_path_factory):
     """The address of the page of an app all of whose threads are blocked, with waiters."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     script = tmp_path_factory.mktemp("stuck") / "stuck.py"
     script.write_text(STUCK)
-    url = f"http://127.0.0.1:{port}"
-    with started(wheel_python, script, str(port)) as server:
-        deadline = time.monotonic() + 60
-        clients: list[socket.socket] = []
-        try:
-            while True:
-                assert server.poll() is None, "the server did not start"
-                assert time.monotonic() < deadline, "the server's threads are not stuck"
-                try:
-                    with urllib.request.urlopen(f"{url}/threads/", timeout=10) as answer:
-                        told = json.load(answer)
-                except OSError:
-                    time.sleep(0.1)
-                    continue
-                if told["stalled"] and told["threads_in_use"] == 40:
-                    break
-                while len(clients) < 45:
-                    client = socket.create_connection(("127.0.0.1", port), timeout=10)
-                    client.sendall(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
-                    clients.append(client)
-                time.sleep(0.1)
-            yield f"{url}/threads/"
-        finally:
-            for client in clients:
-                client.close()
+    url = f"http://127.0.0.1:{port}/threads/"
+
+    def statistics():
+        with suppress(OSError), urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            return json.load(answer)
+
+    def is_stuck():
+        told = statistics()
+        return (
+            told and told["stalled"] and (told["threads_in_use"], told["waiting_first"]) == (40, 5)
+        )
+
+    with started(wheel_python, script, str(port)) as server, ExitStack() as closed:
+        wait_until(statistics, "the start of the server", server)
+        for _ in range(45):
+            client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+            closed.enter_context(client)
+            client.sendall(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(is_stuck, "40 stuck threads and 5 requests that wait for one", server)
+        yield url
 
 
 def chromium(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -194,7 +187,7 @@ def chromium(*arguments: str) -> subprocess.CompletedProcess[str]:
             "--window-size=1000,620",
             "--virtual-time-budget=5000",
             *arguments,
-            timeout=90,
+            timeout=3 * PATIENCE,
             env={"HOME": profile},
         )
 

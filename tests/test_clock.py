@@ -13,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from fastapi_overflow._threads.clock import current_clock
+from support import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +25,7 @@ class Canary:
 
 
 async def called(calls, number=1):
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         while len(calls) < number:
             await checkpoint()
 
@@ -69,7 +70,7 @@ class TestTurns:
                 clock.call_soon(again)
 
         clock.call_soon(again)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             while len(calls) < 5:
                 turns.append(1)
                 await checkpoint()

@@ -7,12 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
-from support import run_python, started, tail
+from support import PATIENCE, free_port, run_python, started, tail, wait_until
 
 # Tasks that hold tokens and wait for them; the loop ends under them, at a moment of the test's.
 CLOSED = """
@@ -84,7 +83,7 @@ class TestLoopClosed:
     def test_quiet(self, how, turns):
         """A loop that ends with hops running and waiting ends, without a word on stderr."""
         env = {"FASTAPI_OVERFLOW_STALL_SECONDS": "60"}  # a stall is logged
-        child = run_python(sys.executable, CLOSED, how, str(turns), timeout=30, env=env)
+        child = run_python(sys.executable, CLOSED, how, str(turns), timeout=PATIENCE, env=env)
         assert (child.stdout.strip(), child.stderr) == ("ended", "")
 
 
@@ -93,9 +92,7 @@ class TestServerStopped:
     def test_under_load(self, tmp_path, sign):
         """A server told to stop under load answers what it has begun, and is gone."""
         (tmp_path / "served.py").write_text(SERVED)
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            port = listening.getsockname()[1]
+        port = free_port()
         command = (sys.executable, "-m", "uvicorn", "served:app", "--port", str(port))
         with started(*command, cwd=tmp_path) as server, ExitStack() as closed:
             clients = [closed.enter_context(connect(port, server)) for _ in range(120)]
@@ -104,9 +101,9 @@ class TestServerStopped:
             assert clients[0].recv(12) == b"HTTP/1.1 200", tail(server.output)
             server.send_signal(sign)
             try:
-                server.wait(30)
+                server.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                pytest.fail(f"still running 30 s after {sign.name}:\n{tail(server.output)}")
+                pytest.fail(f"still running {PATIENCE} s after {sign.name}:\n{tail(server.output)}")
             answers = {answer(client) for client in clients[1:]}
             # None: of a request that the server hadn't read yet.
             assert answers <= {b"HTTP/1.1 200", None}
@@ -124,11 +121,9 @@ def answer(client):
 
 def connect(port, server):
     """Connect to the server, once it listens."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=30)
-        except OSError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the server did not start:\n{tail(server.output)}")
-            time.sleep(0.05)
+
+    def connection():
+        with suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+
+    return wait_until(connection, "the start of the server", server)

@@ -14,10 +14,9 @@ from starlette.routing import Route
 
 import fastapi_overflow
 from fastapi_overflow import _settings, set_thread_limit
+from support import PATIENCE
 
 fastapi_overflow.patch()  # for installations without the hook
-
-SECONDS = 20  # after which a test that would hang fails
 
 
 @pytest.fixture
@@ -157,7 +156,7 @@ class TestRunning:
         together = threading.Barrier(8)
         async with anyio.create_task_group() as tasks:
             for _ in range(8):
-                tasks.start_soon(to_thread.run_sync, together.wait, SECONDS)
+                tasks.start_soon(to_thread.run_sync, together.wait, PATIENCE)
             while limiter().statistics().tasks_waiting < 5:
                 await anyio.lowlevel.checkpoint()
             set_thread_limit(8)
@@ -169,7 +168,7 @@ class TestRunning:
         together, ended = threading.Barrier(5), []
 
         def hop():
-            together.wait(SECONDS)
+            together.wait(PATIENCE)
             anyio.from_thread.run_sync(set_thread_limit, 3)
             ended.append(True)
 
@@ -189,7 +188,7 @@ class TestRunning:
         ours, opened = limiter(), threading.Event()
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
-                tasks.start_soon(to_thread.run_sync, opened.wait, SECONDS)
+                tasks.start_soon(to_thread.run_sync, opened.wait, PATIENCE)
             while (found := ours.statistics()).borrowed_tokens < 3:
                 await anyio.lowlevel.checkpoint()
             assert (found.tasks_waiting, found.total_tokens, len(found.borrowers)) == (2, 3, 3)
@@ -222,7 +221,7 @@ class TestBeforeAnyLoop:
         """A thread that no event loop has started counts as such a place."""
         thread = threading.Thread(target=set_thread_limit, args=[6])
         thread.start()
-        thread.join(SECONDS)
+        thread.join(PATIENCE)
         assert anyio.run(statistics).total_tokens == 6
 
 

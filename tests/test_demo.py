@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 import zipfile
 from collections import Counter
 from contextlib import suppress
@@ -18,13 +17,13 @@ import pytest
 from fastapi_overflow._cli.demo import database
 from fastapi_overflow._cli.demo.client import Load
 from fastapi_overflow._cli.demo.report import Comparison, Run
-from support import make_venv, run, run_python, started, tail
+from support import PATIENCE, make_venv, run, run_python, started, tail, wait_until
 
 DEADLOCK = 200  # requests, the default: 40 take all threads, the others do the rest
 FEW = 5  # requests: no deadlock, no waiting
 
 
-def demo(python, *words, timeout=120, **more):
+def demo(python, *words, timeout=300, **more):
     return run(python, "-m", "fastapi_overflow", "demo", *words, timeout=timeout, **more)
 
 
@@ -143,7 +142,7 @@ class TestEnding:
         with started(*command, env={"TMPDIR": str(tmp_path)}) as process:
             server = wait_for_server(process)
             process.send_signal(number)
-            assert process.wait(30) == 130, tail(process.output)
+            assert process.wait(PATIENCE) == 130, tail(process.output)
             assert not server.is_running()
         assert list(tmp_path.iterdir()) == []
 
@@ -235,13 +234,11 @@ def verdict(lost_without, lost_with, wall=(1, 1)):
 
 def wait_for_server(process):
     """Return the uvicorn that a demo has started, once there is one."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def server():
         with suppress(psutil.NoSuchProcess):  # ended since it was listed, as a zombie has
             for child in psutil.Process(process.pid).children():
                 if "uvicorn" in child.cmdline():
                     return child
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
-    raise AssertionError(f"no server within 60 s: {tail(process.output)}")
+
+    return wait_until(server, "a server", process)

@@ -65,7 +65,7 @@ class TestBusyStreams:
     async def test_new_request(self, pause):
         """500 busy WebSockets can't keep a new HTTP request waiting for ever."""
         limiter = OverflowLimiter(40)
-        async with requests(limiter, 60) as group:
+        async with requests(limiter) as group:
             streams = [Stream(limiter, group, pause) for _ in range(500)]
             assert await comes_true(lambda: all(s.hops for s in streams), 20_000)
             (hop,) = first_hops(limiter, group, 1)
@@ -133,7 +133,7 @@ class TestReserve:
     async def test_shallow_holder(self, monkeypatch, stuck):
         """Deep requests that keep threads busy don't keep out a shallow one under way."""
         limiter, clock = make_limiter(monkeypatch, 3)
-        async with requests(limiter, 60) as group:
+        async with requests(limiter) as group:
             go = anyio.Event()
             holder = Request(limiter, group, hops=1)
             streams = [Stream(limiter, group, go=go, hops=50) for _ in range(20)]

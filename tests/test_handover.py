@@ -14,11 +14,9 @@ from anyio import to_thread
 import fastapi_overflow
 from fastapi_overflow._requests import handover as _handover
 from observed import until
-from support import run_python
+from support import PATIENCE, run_python
 
 fastapi_overflow.patch()  # for installations without the hook
-
-SECONDS = 20  # after which a test that would hang fails
 
 LOOK = """
 import asyncio, threading, fastapi_overflow
@@ -80,7 +78,7 @@ class TestWhere:
         thread.start()
         worker.queue.put_nowait(done.set)
         worker.stop()
-        thread.join(SECONDS)
+        thread.join(PATIENCE)
         assert done.is_set(), "the worker didn't run what it was given"
         assert not thread.is_alive(), "the worker didn't stop"
 
@@ -88,12 +86,12 @@ class TestWhere:
         hops, go, joined = _handover.HopQueue(), threading.Event(), threading.Event()
         worker = AsAnyio()
         worker.queue = hops
-        hops.put_nowait(lambda: go.wait(SECONDS))
+        hops.put_nowait(lambda: go.wait(PATIENCE))
         for run in (worker.run, lambda: (hops.join(), joined.set())):
             threading.Thread(target=run, daemon=True).start()
         assert not joined.wait(0.1), "it didn't wait for the hop that runs"
         go.set()
-        assert joined.wait(SECONDS), "it waits for ever"
+        assert joined.wait(PATIENCE), "it waits for ever"
         worker.stop()
 
     def test_wrapped_once(self, monkeypatch, worker_thread):
@@ -152,10 +150,10 @@ class TestHops:
     def test_disabled(self, disable, expected):
         env = {"FASTAPI_OVERFLOW_DISABLE": disable}
         # That the child ends: its worker thread, which isn't a daemon, was told to.
-        done = run_python(sys.executable, LOOK, env=env, timeout=SECONDS, check=True)
+        done = run_python(sys.executable, LOOK, env=env, timeout=PATIENCE, check=True)
         assert done.stdout.strip() == expected
 
     def test_hops_run_where_green_threads_have_their_own_queue(self):
         code = f"import queue; queue.SimpleQueue = type('Theirs', (), {{}}){LOOK}"
-        done = run_python(sys.executable, code, timeout=SECONDS, check=True)
+        done = run_python(sys.executable, code, timeout=PATIENCE, check=True)
         assert done.stdout.strip() == "Queue"

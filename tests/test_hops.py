@@ -19,14 +19,14 @@ from anyio.lowlevel import checkpoint
 
 import fastapi_overflow
 from limiter_tools import as_request
+from observed import Gate, until
+from support import PATIENCE
 
 fastapi_overflow.patch()  # for installations without the hook
 
 pytestmark = pytest.mark.anyio
 
 variable = contextvars.ContextVar("variable", default="nobody's")
-
-SECONDS = 20  # after which a test that would hang fails
 
 
 @pytest.fixture(params=["patched", "own", "stock"])
@@ -48,23 +48,6 @@ def iterate_in_threadpool(request):
         "own": fastapi_overflow.iterate_in_threadpool,
         "stock": patched.__wrapped__,
     }[request.param]
-
-
-class Gate:
-    """Where a function in a thread waits until the test opens it."""
-
-    def __init__(self):
-        self.entered = threading.Event()
-        self.opened = threading.Event()
-
-    def wait(self):
-        self.entered.set()
-        assert self.opened.wait(SECONDS), "nobody opened the gate"
-
-    async def until_entered(self):
-        """Wait until the function has begun, without a thread of the pool's."""
-        own = anyio.CapacityLimiter(1)
-        assert await to_thread.run_sync(self.entered.wait, SECONDS, limiter=own)
 
 
 def limiter():
@@ -125,10 +108,10 @@ class TestRunInThreadpool:
         """While the function runs one token is out; when it has ended none is."""
         gate = Gate()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run_in_threadpool, gate.wait)
+            tasks.start_soon(run_in_threadpool, gate)
             await gate.until_entered()
             assert limiter().borrowed_tokens == 1
-            gate.opened.set()
+            gate.open()
         assert limiter().borrowed_tokens == 0
 
     async def test_gives_its_token_back_after_an_error(self, run_in_threadpool):
@@ -142,7 +125,7 @@ class TestRunInThreadpool:
         limiter().total_tokens = 1
         gate, ran = Gate(), []
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run_in_threadpool, gate.wait)
+            tasks.start_soon(run_in_threadpool, gate)
             await gate.until_entered()
             async with anyio.create_task_group() as waiting:
                 waiting.start_soon(run_in_threadpool, ran.append, "ran")
@@ -150,7 +133,7 @@ class TestRunInThreadpool:
                     await checkpoint()
                 waiting.cancel_scope.cancel()
             assert limiter().statistics().tasks_waiting == 0
-            gate.opened.set()
+            gate.open()
         assert ran == []
 
     async def test_cancelled_as_it_gets_its_thread(self, anyio_backend_name):
@@ -166,20 +149,20 @@ class TestRunInThreadpool:
             scope.cancel()
 
         async def request():
-            await to_thread.run_sync(gate.wait)
+            await to_thread.run_sync(gate)
             with anyio.CancelScope() as scope:
                 # The first turn is anyio's, before it asks for a thread; the next is this one.
                 loop.call_soon(loop.call_soon, cancel, scope)
                 await to_thread.run_sync(ran.append, "cancelled")
 
-        with anyio.fail_after(SECONDS):
+        with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(as_request, limiter(), request)
                 await gate.until_entered()
                 tasks.start_soon(as_request, limiter(), to_thread.run_sync, ran.append, "waiting")
                 while not limiter().statistics().tasks_waiting:
                     await checkpoint()
-                gate.opened.set()
+                gate.open()
         assert held == [1]
         assert ran == ["waiting"]
         assert limiter().borrowed_tokens == 0
@@ -189,13 +172,13 @@ class TestRunInThreadpool:
         gate, ended = Gate(), []
 
         def work():
-            gate.wait()
+            gate()
             ended.append(True)
 
         async def cancel_then_open(scope):
             await gate.until_entered()
             scope.cancel()
-            gate.opened.set()
+            gate.open()
 
         async with anyio.create_task_group() as tasks:
             with anyio.CancelScope() as scope:
@@ -247,7 +230,7 @@ class TestIterateInThreadpool:
     async def test_more_streams_than_threads(self, iterate_in_threadpool):
         """Streams that are all open at once, more than there are threads, all move on."""
         limiter().total_tokens = 2
-        with anyio.fail_after(SECONDS):
+        with anyio.fail_after(PATIENCE):
             streams = [iterate_in_threadpool(iter(range(2))) for _ in range(7)]
             for number in range(2):
                 assert [await anext(stream) for stream in streams] == [number] * 7
@@ -315,12 +298,11 @@ class TestAnyio:
         async with anyio.create_task_group() as tasks:
             with anyio.CancelScope() as scope:
                 tasks.start_soon(cancel, scope)
-                await to_thread.run_sync(gate.wait, abandon_on_cancel=True)
-            assert not gate.opened.is_set()
-            gate.opened.set()
-        with anyio.fail_after(SECONDS):
-            while limiter().borrowed_tokens:  # trio: until the function has ended
-                await checkpoint()
+                await to_thread.run_sync(gate, abandon_on_cancel=True)
+            assert scope.cancelled_caught  # although the function waits at the gate still
+            gate.open()
+        # On trio not before the function has ended.
+        await until(lambda: not limiter().borrowed_tokens, "the token of the abandoned hop")
 
     async def test_described_before_it_is_made(self):
         """A hop may be described first and awaited later."""
@@ -348,7 +330,7 @@ class TestOwnLimiter:
             seen.append(count())
             seen.append(await to_thread.run_sync(count))
 
-        with anyio.fail_after(SECONDS):
+        with anyio.fail_after(PATIENCE):
             await as_request(limiter(), request)
         kept = 0 if anyio_backend_name == "trio" else 1
         assert seen == [(1, kept), (0, 0), (0, 1)]
@@ -385,7 +367,7 @@ class TestOwnLimiter:
             first.set()
             assert await to_thread.run_sync(count, limiter=own) == (1, 0)
 
-        with anyio.fail_after(SECONDS):
+        with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(as_request, limiter(), request)
                 await first.wait()
@@ -403,7 +385,7 @@ class TestOwnLimiter:
             with anyio.move_on_after(0.01):
                 await to_thread.run_sync(count, limiter=own)
 
-        with anyio.fail_after(SECONDS):
+        with anyio.fail_after(PATIENCE):
             await as_request(limiter(), request)
         own.release_on_behalf_of(self)
         assert count() == (0, 0)

@@ -1,7 +1,9 @@
-"""Each mechanism alone: what it settles by itself, and that nothing else settles it.
+"""Each mechanism alone: what it settles by itself, and that nothing else settles the same.
 
 Run by pytest, without threads: a deadlock here is an event loop that has nothing left to do.
 """
+
+from typing import NamedTuple
 
 import anyio
 import pytest
@@ -22,22 +24,45 @@ from limiter_tools import (
 pytestmark = pytest.mark.anyio
 
 
-class Route:
-    """Requests of three hops: take a connection, use it, give it back.
+REQUESTS = 20
+THREADS = 3
 
-    :param connections: in the pool; a hop that finds none waits for one, its thread blocked
+
+class Outcome(NamedTuple):
+    """What became of requests.
+
+    :ivar blocked: threads that wait for a connection
+    :ivar holding: requests that have one
+    """
+
+    answered: int
+    blocked: int = 0
+    holding: int = 0
+
+
+ALL_ANSWERED = Outcome(answered=REQUESTS)
+
+# The only request that has a connection waits for a thread, and all threads for the connection.
+DEADLOCK = Outcome(answered=0, blocked=THREADS, holding=1)
+
+
+class Route:
+    """Requests of three hops: take a connection, use it, give it back. There is one connection.
+
     :param pause: turns of the loop between the hops, as when the endpoint awaits something
     """
 
-    def __init__(self, limiter, connections, pause):
+    def __init__(self, limiter, pause):
         self.limiter = limiter
-        self.connections = anyio.Semaphore(connections)
+        self.connections = anyio.Semaphore(1)
         self.pause = pause
         self.answered = 0
+        self.holding = 0
 
     async def __call__(self):
         async with self.limiter:
-            await self.connections.acquire()
+            await self.connections.acquire()  # a thread that finds none is blocked
+            self.holding += 1
         for hop in (checkpoint, self.give_back):
             for _ in range(self.pause):
                 await checkpoint()
@@ -46,19 +71,22 @@ class Route:
         self.answered += 1
 
     async def give_back(self):
+        self.holding -= 1
         self.connections.release()
 
-    async def answer(self, number, clock, looks=0):
-        """Send requests, let the stall watch look so often; return how many were answered."""
+    async def answer(self, clock, looks=0):
+        """Send the requests, let the stall watch look so often, and return what became of them."""
         async with anyio.create_task_group() as group:
-            for _ in range(number):
+            for _ in range(REQUESTS):
                 group.start_soon(as_request, self.limiter, self)
-            for _ in range(10 + number):
+            for _ in range(10 + REQUESTS):
                 await settle(self.limiter)
             for _ in range(looks):
                 await stall(self.limiter, clock)
+            blocked = self.connections.statistics().tasks_waiting
+            outcome = Outcome(self.answered, blocked, self.holding)
             group.cancel_scope.cancel()  # those that hang
-        return self.answered
+        return outcome
 
 
 NO_PAUSE, PAUSE = 1, 10  # turns; a token lingers for less than the second
@@ -69,14 +97,14 @@ class TestLease:
 
     async def test_alone(self, monkeypatch):
         """The lease alone settles sync routes: the request that has the connection has a thread."""
-        limiter, clock = make_limiter(monkeypatch, 3, reserve=0, stall_threads=0)
-        assert await Route(limiter, 1, NO_PAUSE).answer(20, clock) == 20
+        limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0, stall_threads=0)
+        assert await Route(limiter, NO_PAUSE).answer(clock) == ALL_ANSWERED
 
     async def test_taken_out(self, monkeypatch):
-        """Nothing else does: without it the same requests hang."""
+        """Nothing else does: without it the same requests deadlock."""
         without_leases(monkeypatch)
-        limiter, clock = make_limiter(monkeypatch, 3, reserve=0, stall_threads=0)
-        assert await Route(limiter, 1, NO_PAUSE).answer(20, clock, looks=50) < 20
+        limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0, stall_threads=0)
+        assert await Route(limiter, NO_PAUSE).answer(clock, looks=50) == DEADLOCK
 
     async def test_next_waiter(self, monkeypatch):
         """A request that goes off to await something else loses its thread to the next one."""
@@ -135,16 +163,16 @@ class TestReserve:
     """Without leases and growth."""
 
     async def test_alone(self, monkeypatch):
-        """The reserve alone settles it too: who has the connection gets its thread."""
+        """The reserve alone settles it too: the request that has the connection gets its thread."""
         without_leases(monkeypatch)
-        limiter, clock = make_limiter(monkeypatch, 3, reserve=1, stall_threads=0)
-        assert await Route(limiter, 1, PAUSE).answer(20, clock) == 20
+        limiter, clock = make_limiter(monkeypatch, THREADS, reserve=1, stall_threads=0)
+        assert await Route(limiter, PAUSE).answer(clock) == ALL_ANSWERED
 
     async def test_taken_out(self, monkeypatch):
-        """Nothing else does: without it the same requests hang."""
+        """Nothing else does: without it the same requests deadlock."""
         without_leases(monkeypatch)
-        limiter, clock = make_limiter(monkeypatch, 3, reserve=0, stall_threads=0)
-        assert await Route(limiter, 1, PAUSE).answer(20, clock, looks=50) < 20
+        limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0, stall_threads=0)
+        assert await Route(limiter, PAUSE).answer(clock, looks=50) == DEADLOCK
 
     async def test_first_hops(self, monkeypatch):
         """First hops leave the reserve alone."""
@@ -231,16 +259,16 @@ class TestGrowth:
     """Without leases and reserve."""
 
     async def test_alone(self, monkeypatch):
-        """Growth alone settles it too, given time: who has the connection gets an extra thread."""
+        """Growth alone settles it too, in time: whoever has the connection gets an extra thread."""
         without_leases(monkeypatch)
-        limiter, clock = make_limiter(monkeypatch, 3, reserve=0)
-        assert await Route(limiter, 1, PAUSE).answer(20, clock, looks=120) == 20
+        limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0)
+        assert await Route(limiter, PAUSE).answer(clock, looks=120) == ALL_ANSWERED
 
     async def test_taken_out(self, monkeypatch):
-        """Nothing else does: without it the same requests hang, however long."""
+        """Nothing else does: without it the same requests deadlock, for however long."""
         without_leases(monkeypatch)
-        limiter, clock = make_limiter(monkeypatch, 3, reserve=0, stall_threads=0)
-        assert await Route(limiter, 1, PAUSE).answer(20, clock, looks=120) < 20
+        limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0, stall_threads=0)
+        assert await Route(limiter, PAUSE).answer(clock, looks=120) == DEADLOCK
 
     async def test_blocked_reserve(self, monkeypatch):
         """Where the thread of the reserve blocks, lease and reserve are not enough; growth is."""

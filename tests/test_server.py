@@ -6,7 +6,6 @@ The server runs in a process of its own with the built wheel installed, the hook
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import anyio
 import httpx
 import pytest
 
-from support import install, make_venv, run, run_python, started, tail
+from support import install, make_venv, run, run_python, started, tail, wait_until
 
 APP_DIR = Path(__file__).parent / "shapes"
 
@@ -36,12 +35,10 @@ def uvicorn(python: Path, database_url: str, *options: str, **env: str) -> Itera
     """Serve the app on a port of the system's choice; the value is its address."""
     command = (python, "-m", "uvicorn", "tutorial:app", "--app-dir", APP_DIR, "--port", "0")
     with started(*command, *options, env={"DATABASE_URL": database_url, **env}) as server:
-        deadline = time.monotonic() + 60
-        while not (ready := re.search(r"running on (http://\S+)", tail(server.output))):
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"uvicorn did not start:\n{tail(server.output)}")
-            time.sleep(0.05)
-        yield ready[1]
+        started_on = re.compile(r"running on (http://\S+)")
+        yield wait_until(
+            lambda: started_on.search(tail(server.output)), "the start of uvicorn", server
+        )[1]
 
 
 def send(url: str, *, stop_at_failure: bool = False) -> Counter[str]:

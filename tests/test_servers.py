@@ -7,7 +7,6 @@ to hold without the package.
 from __future__ import annotations
 
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import anyio
 import httpx
 import pytest
 
-from support import install, make_venv, run_python, started, tail
+from support import answers, free_port, install, make_venv, run_python, started, wait_until
 
 SERVED = Path(__file__).parent / "served"
 DISABLED = {"FASTAPI_OVERFLOW_DISABLE": "1"}
@@ -73,27 +72,14 @@ def app_dir(tmp_path) -> Path:
 def serving(name: str, python: Path, app_dir: Path, env: dict[str, str]) -> Iterator[str]:
     """Serve the app; the value is its address once it answers."""
     command, _, _ = SERVERS[name]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = [part.format(port=port) for part in command[1:]]
     environ = {"DATABASE_URL": f"sqlite:///{app_dir}/app.db", **env}
     server_command = (python.parent / command[0], *arguments, "app:app")
     with started(*server_command, env=environ, cwd=app_dir) as server:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + TIMEOUT
-        while not answers(url):
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{name} did not start:\n{tail(server.output)}")
-            time.sleep(0.1)
+        wait_until(lambda: answers(f"{url}/where"), f"the answer of {name}", server)
         yield url
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/where", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def send(url: str, path: str = "/", requests: int = REQUESTS) -> list[httpx.Response | str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from pathlib import Path
 
 import pytest
 
-from conftest import install
-from support import run_python
+import postgres
+from support import install, run_python
 
 HERE = Path(__file__).parent
 
@@ -21,8 +21,7 @@ def soak_python(wheel_python) -> Path:
 
 
 @pytest.mark.skipif(
-    not (shutil.which("initdb") or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))),
-    reason="no PostgreSQL server found: apt-get install postgresql",
+    postgres.binaries() is None and not os.environ.get("CI"), reason=postgres.MISSING
 )
 class TestSoak:
     def test_requests_fail_without(self, soak_python):

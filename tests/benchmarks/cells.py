@@ -6,13 +6,13 @@ It must never run two cells at once: they would measure each other.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from processes import Sampler, Site
+from shared import run
 
 HERE = Path(__file__).parent
 
@@ -62,16 +62,8 @@ def measure(
             *(("--probe", 1) if cell.load == "f" else ()),
             *(("--timeline",) if watch else ()),
         )
-        done = subprocess.run(
-            [str(part) for part in command],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = run(*command, timeout=120, check=True)
         sampler.stop()
-    if done.returncode:
-        raise RuntimeError(f"the load generator failed:\n{done.stderr[-2000:]}")
     result = json.loads(done.stdout.splitlines()[-1])
     result["threads"] = sampler.threads
     result["memory"] = sampler.memory

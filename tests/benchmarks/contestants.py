@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from shared import ROOT, build_wheel, install, make_venv, run
 
 POOL_CAPACITY = 15  # SQLAlchemy's default: 5, and 10 of overflow
 COMMON = ("uvicorn[standard]", "sqlalchemy[asyncio]>=2", "psycopg[binary]>=3.2")
@@ -72,17 +71,11 @@ def python_of(contestant: Contestant, fastapi: str) -> Path:
         requirements[requirements.index("WHEEL")] = f"fastapi-overflow @ {_wheel().as_uri()}"
     key = hashlib.sha256(repr((sys.version, *requirements)).encode()).hexdigest()[:16]
     folder = cache_folder() / key
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        _run(sys.executable, "-m", "venv", *([] if not _uv() else ["--without-pip"]), str(folder))
-        if uv := _uv():
-            install = [uv, "pip", "install", "--compile-bytecode", "--python", str(python)]
-        else:
-            install = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
-        _run(*install, "--quiet", *requirements)
+        install(make_venv(folder), *requirements)
         (folder / "complete").touch()
-    return python
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def wrapt_python(fastapi: str) -> Path:
@@ -99,7 +92,7 @@ def versions(python: Path) -> dict[str, str]:
         "from importlib.metadata import distributions as d;"
         "print(*(f'{x.name.lower()}=={x.version}' for x in d()), sep='\\n')"
     )
-    lines = _run(str(python), "-c", code).split()
+    lines = run(python, "-c", code, timeout=60, check=True).stdout.split()
     return dict(sorted(line.split("==", 1) for line in lines))
 
 
@@ -110,27 +103,7 @@ def _wheel() -> Path:
     folder = cache_folder() / f"wheel-{digest.hexdigest()[:16]}"
     if not list(folder.glob("*.whl")):
         with tempfile.TemporaryDirectory() as temporary:
-            if uv := _uv():
-                _run(uv, "build", "--wheel", "--quiet", "--out-dir", temporary, str(ROOT))
-            else:
-                pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-                _run(*pip, "-w", temporary, str(ROOT))
+            built = build_wheel(Path(temporary))
             folder.mkdir(parents=True, exist_ok=True)
-            (built,) = Path(temporary).glob("*.whl")
             shutil.copy(built, folder)
     return next(folder.glob("*.whl"))
-
-
-def _uv() -> str | None:
-    """Return uv where it runs: a shim on the path may stand for nothing."""
-    found = shutil.which("uv")
-    if found and not subprocess.run([found, "--version"], capture_output=True).returncode:
-        return found
-    return None
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.stdout

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from shared import ChildHung, run
 
 HERE = Path(__file__).parent
 CONCURRENT = (1, 40, 400)
@@ -29,12 +29,9 @@ WAITING = (10, 1_000, 100_000)
 CELLS = [(place, concurrent) for place in PLACES for concurrent in CONCURRENT] + [("exit", 40)]
 
 
-def environment(disable: bool) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("FASTAPI_OVERFLOW")}
-    env["PYTHONHASHSEED"] = "0"
-    if disable:
-        env["FASTAPI_OVERFLOW_DISABLE"] = "1"
-    return env
+def environment(disable: bool) -> dict[str, str | None]:
+    """Return what is changed in the environment of a process that is measured."""
+    return {"PYTHONHASHSEED": "0", "FASTAPI_OVERFLOW_DISABLE": "1" if disable else None}
 
 
 def hop_worker(
@@ -44,16 +41,7 @@ def hop_worker(
     cells = ",".join(f"{place}:{c}:{hops[c]}" for place, c in CELLS)
     marks = ["--marks"] if prefix else []
     worker = [python, str(HERE / "hop_worker.py"), "--loop", loop, "--cells", cells, *marks]
-    done = subprocess.run(
-        [*prefix, *worker],
-        env=environment(disable),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the hop worker failed:\n{done.stderr[-3000:]}")
+    done = run(*prefix, *worker, timeout=600, env=environment(disable), check=True)
     answer = json.loads(done.stdout.splitlines()[-1])
     if answer["patched"] == disable:
         raise RuntimeError(f"disable={disable}, but patched={answer['patched']}")
@@ -132,14 +120,7 @@ def queue(python: str, disable: bool, later: bool, waiting: int) -> dict[str, An
     worker = [python, str(HERE / "queue_worker.py"), "--waiting", str(waiting)]
     # No growth: nothing ever finishes while the waiters gather.
     env = environment(disable) | {"FASTAPI_OVERFLOW_STALL_THREADS": "0"}
-    done = subprocess.run(
-        [*worker, *(["--later"] if later else [])],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=True,
-    )
+    done = run(*worker, *(["--later"] if later else []), timeout=200, env=env, check=True)
     who = "stock" if disable else f"this package, {'later' if later else 'first'} hops"
     return {"who": who, "waiting": waiting, **json.loads(done.stdout)}
 
@@ -155,12 +136,10 @@ def start_up(python: str, code: str, disable: bool = False) -> int | None:
         return None
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", python, "-c", code]
     env = environment(disable)
-    subprocess.run([python, "-c", code], env=env, check=True, timeout=60)  # bytecode
+    run(python, "-c", code, timeout=60, env=env, check=True)  # bytecode
     try:
-        done = subprocess.run(
-            command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True
-        )
-    except subprocess.TimeoutExpired:
+        done = run(*command, timeout=PATIENCE, env=env, check=True)
+    except ChildHung:
         return None  # a machine too busy to count on, shown as a gap
     found = re.search(r"Collected : (\d+)", done.stderr)
     return int(found[1]) if found else None

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import ast
 import compileall
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent.parent / "src" / "fastapi_overflow"
+from shared import ROOT, run
+
+PACKAGE = ROOT / "src" / "fastapi_overflow"
 FEW, MANY = 100, 400
 
 CHILD = """
@@ -102,10 +102,7 @@ def instructions(folder: str, how: str, scenario: str, hops: int) -> int:
         *("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"),
         *(sys.executable, "-s", "-c", CHILD, folder, how, scenario, str(hops)),
     ]
-    environ = {**os.environ, "PYTHONHASHSEED": "0", "FASTAPI_OVERFLOW_DISABLE": ""}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=True, env=environ, cwd=folder
-    )
+    done = run(*command, timeout=300, env={"PYTHONHASHSEED": "0"}, cwd=folder, check=True)
     found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
     assert found, done.stderr
     return int(found[1].replace(",", ""))
@@ -120,8 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as counted, tempfile.TemporaryDirectory() as plain:
         for folder in (counted, plain):
             shutil.copytree(PACKAGE, Path(folder) / PACKAGE.name)
-        for name in ("_dispatch.py", "_pool.py", "_queue.py"):
-            file = Path(plain) / PACKAGE.name / name
+        for file in (Path(plain) / PACKAGE.name / "_threads").glob("*.py"):
             tree = WithoutCounters().visit(ast.parse(file.read_text()))
             file.write_text(ast.unparse(tree))
         for folder in (counted, plain):

@@ -7,32 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from contestants import Contestant
+from shared import answers, child_environment, free_port, kill_group, started, wait_until
 
 HERE = Path(__file__).parent
 TICKS = os.sysconf("SC_CLK_TCK")
 POOL_TIMEOUT = 3  # seconds, for all contestants; SQLAlchemy's default of 30 only prolongs deadlocks
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def kill_group(pid: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 class Site:
@@ -44,9 +31,9 @@ class Site:
         self._disable = disable
         self._parent: subprocess.Popen[str] | None = None
 
-    def _environment(self) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("FASTAPI_", "PYTHON"))}
-        return env | ({"FASTAPI_OVERFLOW_DISABLE": "1"} if self._disable else {})
+    def _changes(self) -> dict[str, str | None]:
+        """Return what is changed in the environment of a server."""
+        return {"FASTAPI_OVERFLOW_DISABLE": "1" if self._disable else None}
 
     @contextmanager
     def server(self, database_url: str, watch: str = "") -> Iterator[tuple[int, int]]:
@@ -58,16 +45,14 @@ class Site:
             "BENCH_POOL_TIMEOUT": str(POOL_TIMEOUT),
             "BENCH_WATCH": watch,
         }
-        pid, child = self._gunicorn(port, env) if self.contestant.gunicorn else (0, None)
-        if not child:
-            pid = self._fork(port, env)
-        try:
-            _wait_for(port)
+        with ExitStack() as ended:
+            if self.contestant.gunicorn:
+                pid = ended.enter_context(self._gunicorn(port, env)).pid
+            else:
+                pid = self._fork(port, env)
+                ended.callback(kill_group, pid)
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server's answer")
             yield port, pid
-        finally:
-            kill_group(pid)
-            if child:
-                child.wait(10)
 
     def _fork(self, port: int, env: dict[str, str]) -> int:
         if self._parent is None or self._parent.poll() is not None:
@@ -76,7 +61,7 @@ class Site:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=self._environment() | self.contestant.env,
+                env=child_environment(self._changes() | self.contestant.env),
             )
         assert self._parent.stdin
         assert self._parent.stdout
@@ -85,43 +70,20 @@ class Site:
         self._parent.stdin.flush()
         return int(self._parent.stdout.readline())
 
-    def _gunicorn(self, port: int, env: dict[str, str]) -> tuple[int, subprocess.Popen[Any]]:
+    def _gunicorn(self, port: int, env: dict[str, str]) -> AbstractContextManager[Any]:
         command = (
             *(self.python, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "1"),
             *("--threads", "40", "--worker-connections", "4000", "--backlog", "4096"),
             *("--keep-alive", "60", "--bind", f"127.0.0.1:{port}", "--log-level", "critical"),
             *("--chdir", str(HERE / "apps"), "flask_app:app"),
         )
-        child = subprocess.Popen(
-            [str(part) for part in command],
-            env=self._environment() | env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        return child.pid, child
+        return started(*command, env=self._changes() | env)
 
     def close(self) -> None:
         if self._parent:
             assert self._parent.stdin
             self._parent.stdin.close()
             self._parent.wait(10)
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 30
-    request = b"GET /healthz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
-                sock.sendall(request)
-                if sock.recv(12).endswith(b"200"):
-                    return
-        except OSError:
-            pass
-        if time.monotonic() > deadline:
-            raise RuntimeError("a server did not start")
-        time.sleep(0.02)
 
 
 class Sampler(threading.Thread):

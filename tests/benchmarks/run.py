@@ -21,8 +21,8 @@ import micro
 import tables
 from cells import CONNECTIONS, LOADS, Cell, measure
 from contestants import CONTESTANTS, python_of, versions, wrapt_python
-from database import postgres
 from processes import POOL_TIMEOUT, Site
+from shared import postgres
 
 HERE = Path(__file__).parent
 LOST = 0.9  # a cell with a lower success rate isn't measured again: it takes long
@@ -60,7 +60,7 @@ def measure_all(
     judged by: the main contestants at 500 connections, where two rounds can differ by a tenth.
     """
     results: dict[str, dict[str, list[dict[str, Any]]]] = {s.contestant.name: {} for s in sites}
-    with postgres() as url, tempfile.TemporaryDirectory() as folder:
+    with postgres() as server, tempfile.TemporaryDirectory() as folder:
         for n in range(rounds + more_rounds):
             # Turned round each time: nobody always comes after the same other.
             in_turn = sites if n % 2 == 0 else sites[::-1]
@@ -76,7 +76,7 @@ def measure_all(
                         continue
                     if any(r["success_rate"] < LOST for r in seen):
                         continue
-                    database = f"sqlite:///{folder}/{c.name}.db" if cell.sqlite else url
+                    database = f"sqlite:///{folder}/{c.name}.db" if cell.sqlite else server.url
                     seen.append(measure(site, cell, database, seconds))
                     r = seen[-1]
                     print(
@@ -104,10 +104,10 @@ def median(rounds: list[dict[str, Any]]) -> dict[str, Any] | None:
 def timelines(stock: Site, ours: Site) -> dict[str, Any]:
     """Return what 200 requests at once do to each, one request per connection."""
     found = {}
-    with postgres() as url, tempfile.TemporaryDirectory() as folder:
+    with postgres() as server, tempfile.TemporaryDirectory() as folder:
         for name, site in (("stock", stock), ("this package", ours)):
             file = Path(folder) / name
-            r = measure(site, Cell("a", 200), url, 0, str(file))
+            r = measure(site, Cell("a", 200), server.url, 0, str(file))
             samples = [[float(x) for x in line.split()] for line in file.read_text().splitlines()]
             found[name] = {
                 "samples": [[t - r["started"], used, wait] for t, used, wait in samples],

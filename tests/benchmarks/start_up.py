@@ -21,6 +21,7 @@ from pathlib import Path
 
 import micro
 from contestants import Contestant, python_of, versions, wrapt_python
+from shared import child_environment
 from tables import table
 
 # Key of the environment, whether the package is disabled.
@@ -55,7 +56,8 @@ def milliseconds(pythons: dict[str, Path], code: str, runs: int) -> list[float]:
     for _ in range(runs):
         for name, times in zip(CODES[code], seen, strict=True):
             key, disable = ROWS[name]
-            command, env = [pythons[key], "-c", code], micro.environment(disable)
+            command = [pythons[key], "-c", code]
+            env = child_environment(micro.environment(disable))
             start = time.perf_counter()
             # With a pipe, whose end tells at once: otherwise a wait with a timeout polls, in the
             # end every 50 ms.
