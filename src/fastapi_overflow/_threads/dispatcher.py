@@ -39,7 +39,6 @@ class Dispatcher:
         "_counters",
         "_observer",
         "_owes_reserve",
-        "_stall_threads",
         "finished",
         "finished_extra",
         "gate",
@@ -62,14 +61,13 @@ class Dispatcher:
     ) -> None:
         self.waiters = WaiterQueue()
         self.lingering = Lingering(clock, self.somebody_waits, self.give_back)
-        self.tokens = Tokens(limit, reserve, self.lingering.leases)
+        self.tokens = Tokens(limit, reserve, stall_threads, self.lingering.leases)
         self.gate = gate
         self.finished = 0
         self.finished_extra = 0
         self.reports_hops = False
         self._counters = counters
         self._observer = observer
-        self._stall_threads = stall_threads
         self._owes_reserve = False  # the next token of the reserve goes to a first hop
 
     def somebody_waits(self) -> bool:
@@ -257,10 +255,10 @@ class Dispatcher:
                 self._admit(self.waiters.oldest_later(), extra=True)
         elif self.tokens.spare:
             self._owes_reserve = True  # only new requests: they get no thread beyond the limit
-            self.give_back(self.lingering.end_one_extra())
+            self.give_back(self.lingering.end_oldest(1, extra=True))
 
     def _room(self, most: int) -> int:
-        return max(int(min(most, self.tokens.room_to_grow(self._stall_threads))), 0)
+        return max(int(min(most, self.tokens.room_to_grow())), 0)
 
     def reassign(self) -> None:
         """Serve those who may go on now that the gate stands differently."""

@@ -49,13 +49,13 @@ class Lingering:
             del self.leases[lease]
         return leases
 
-    def end_oldest(self, most: float) -> Iterable[Lease]:
-        """Let up to `most` linger no longer; their tokens are the caller's to give back."""
-        return self.end([lease for n, lease in enumerate(self.leases) if n < most])
+    def end_oldest(self, most: float, *, extra: bool | None = None) -> Iterable[Lease]:
+        """Let up to `most` linger no longer; their tokens are the caller's to give back.
 
-    def end_one_extra(self) -> Iterable[Lease]:
-        """The same for the oldest that has a token of the reserve or of the growth, if any."""
-        return self.end([lease for lease in self.leases if lease.extra][:1])
+        :param extra: True for those of the reserve and of the growth only, False for the others
+        """
+        leases = [lease for lease in self.leases if extra is None or lease.extra is extra]
+        return self.end([lease for n, lease in enumerate(leases) if n < most])
 
     def count_turns(self) -> None:
         """Count the loop's turns for as long as somebody waits and a token lingers."""

@@ -101,7 +101,10 @@ class TokenPool:
         self._gate.open()
         tokens, lingering = self._dispatcher.tokens, self._dispatcher.lingering
         tokens.resize(limit, reserve)
-        self._dispatcher.give_back(lingering.end_oldest(tokens.taken - limit))
+        too_many = tokens.taken - tokens.extra - tokens.regular
+        ended = list(lingering.end_oldest(too_many, extra=False))
+        ended += lingering.end_oldest(tokens.taken - limit)
+        self._dispatcher.give_back(ended)
 
     # ---- leases
 

@@ -15,6 +15,7 @@ class Tokens:
     that a stall has added are *extra*. A token stays of its kind until it is given back. What must
     hold is among the pool's invariants.
 
+    :param stall_threads: how many a stall may add; None: as many as the limit
     :param lingering: the leases whose tokens linger
     :ivar borrowers: whose hops run: the lease whose own token they use, EXTRA, or None where a
         regular token goes back at once
@@ -27,6 +28,7 @@ class Tokens:
 
     __slots__ = (
         "_lowered",
+        "_stall_threads",
         "borrowers",
         "extra",
         "limit",
@@ -36,10 +38,17 @@ class Tokens:
         "spare",
     )
 
-    def __init__(self, limit: float, reserve: int, lingering: dict[Lease, None]) -> None:
+    def __init__(
+        self,
+        limit: float,
+        reserve: int,
+        stall_threads: int | None,
+        lingering: dict[Lease, None],
+    ) -> None:
         self.borrowers: dict[object, Lease | None] = {}
         self.lingering = lingering
         self.extra = 0
+        self._stall_threads = stall_threads
         self.resize(limit, reserve)
 
     def resize(self, limit: float, reserve: int) -> None:
@@ -58,7 +67,7 @@ class Tokens:
         taken = len(self.borrowers) + len(self.lingering)
         if self._lowered:
             # While more is out than now may be, reserve and growth count as regular too.
-            self._lowered = not (taken < self.limit and self.extra <= self.spare)
+            self._lowered = taken - self.extra > self.regular or self.extra > self.spare
             if self._lowered and taken >= self.limit:
                 return False
         return taken - self.extra < self.regular
@@ -70,16 +79,16 @@ class Tokens:
 
     def has_too_many(self, lease: Lease) -> bool:
         """Tell whether the limit was lowered below what is taken, the token of `lease` included."""
-        return self._lowered and not self.has_regular() and (not lease.extra or not self.limit)
+        if not self._lowered or self.has_regular():
+            return False
+        return not lease.extra or not self.limit or self.room_to_grow() < 0
 
-    def room_to_grow(self, stall_threads: int | None) -> float:
-        """Return how many tokens a stall may add now.
-
-        :param stall_threads: how many it may add in all; None: as many as the limit
-        """
+    def room_to_grow(self) -> float:
+        """Return how many tokens a stall may add now; below 0 where the limit has been lowered."""
         if not self.limit:
             return 0  # the app has closed the pool
-        return self.spare + (self.limit if stall_threads is None else stall_threads) - self.extra
+        added = self.limit if self._stall_threads is None else self._stall_threads
+        return self.spare + added - self.extra
 
     def check(self) -> None:
         """Assert the pool's invariants 1 and 2, for the tests."""
