@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 30  # seconds until a program that waits in vain fails, long before it is killed
-BLOCKED = (
+BLOCKED = 12  # seconds that a thread waits for what a stall must bring
     12  # seconds that a thread waits for what a stall must bring, at its twentieth of a second
 )
 NEVER = {"FASTAPI_OVERFLOW_STALL_SECONDS": "3600"}  # no stall: who waits, waits
@@ -87,7 +87,7 @@ async def until(condition: Callable[[], Any], what: str) -> None:
     import anyio
 
     with anyio.move_on_after(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - of another thread, or of no event at all
             await anyio.sleep(0.002)
         return
     import fastapi_overflow
