@@ -16,8 +16,6 @@ from typing import Any
 
 PATIENCE = 30  # seconds until a program that waits in vain fails, long before it is killed
 BLOCKED = 12  # seconds that a thread waits for what a stall must bring
-    12  # seconds that a thread waits for what a stall must bring, at its twentieth of a second
-)
 NEVER = {"FASTAPI_OVERFLOW_STALL_SECONDS": "3600"}  # no stall: who waits, waits
 
 
