@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 30  # seconds until a program that waits in vain fails, long before it is killed
+PATIENCE = 20  # seconds until a program that waits in vain fails, long before it is killed
 BLOCKED = 12  # seconds that a thread waits for what a stall must bring
 NEVER = {"FASTAPI_OVERFLOW_STALL_SECONDS": "3600"}  # no stall: who waits, waits
 

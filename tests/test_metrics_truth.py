@@ -181,9 +181,11 @@ async def second():
     async with anyio.create_task_group() as group:
         for _ in range(6):
             group.start_soon(request, hold)
-        await until(lambda: stats().threads_grown, "a stall that makes the pool grow")
-        look()
-        door.open()
+        try:
+            await until(lambda: stats().threads_grown, "a stall that makes the pool grow")
+            look()
+        finally:
+            door.open()
     look()
 
 
@@ -229,8 +231,8 @@ class TestClosedLoops:
 CANCELLED = """
 import json, sys
 import anyio
+import starlette.applications
 from anyio import to_thread
-from anyio.lowlevel import checkpoint
 from child_tools import until
 from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
 
@@ -280,6 +282,7 @@ TORN = """
 import json, sys
 import anyio
 import fastapi_overflow
+import starlette.applications
 from anyio import to_thread
 from fastapi_overflow import run_in_threadpool, stats
 
@@ -340,7 +343,7 @@ RAISING = """
 import json, logging, sys
 import anyio
 from anyio import to_thread
-from child_tools import Door, deadlock, request, until
+from child_tools import PATIENCE, Door, deadlock, request, until
 from fastapi_overflow import otel, run_in_threadpool, set_thread_limit, stats
 
 exporter, raises = sys.argv[1:]
@@ -397,12 +400,14 @@ async def main():
     async def hop():
         answers.append(await run_in_threadpool(work))
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as group:
             for _ in range(6):  # some wait, some don't
                 group.start_soon(request, hop)
-            await until(lambda: stats().waiting, "hops that wait")
-            door.open()
+            try:
+                await until(lambda: stats().waiting, "hops that wait")
+            finally:
+                door.open()
         limiter = to_thread.current_default_thread_limiter()
         lost = limiter.borrowed_tokens, limiter.statistics().tasks_waiting
     await deadlock(lambda do: do, lambda do: do)
