@@ -1,0 +1,79 @@
+"""What the event loop does for a stalled pool: counted, not timed."""
+
+from __future__ import annotations
+
+from child_tools import run_child
+
+PROGRAM = """
+import json, sys
+import anyio
+import fastapi_overflow
+from child_tools import Door, request, until
+from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
+
+FOLDER = fastapi_overflow.__file__.rpartition("/")[0]
+GROWN = 60
+waiting = int(sys.argv[1])
+lines = 0
+
+
+def trace(frame, event, arg):
+    global lines
+    if not frame.f_code.co_filename.startswith(FOLDER):
+        return None
+    lines += 1
+    return trace
+
+
+async def main():
+    set_thread_limit(3)
+    door, begun, go_on = Door(), 0, anyio.Event()
+
+    async def endpoint():
+        nonlocal begun
+        await run_in_threadpool(int)
+        begun += 1
+        await go_on.wait()
+        await run_in_threadpool(door)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(waiting + 3):
+            group.start_soon(request, endpoint)
+        await until(lambda: begun == waiting + 3, "all under way")
+        go_on.set()
+        try:
+            await until(lambda: stats().hops == waiting + 6, "three blocked threads")
+            await until(lambda: stats().waiting_later > waiting * 0.8, "later hops that wait")
+            before = stats().threads_grown
+            sys.settrace(trace)
+            # Not by stats(): that may look at all of them.
+            while lines == 0 or taken() < GROWN:
+                await anyio.sleep(0.002)
+            sys.settrace(None)
+            grown = stats().threads_grown - before
+        finally:
+            sys.settrace(None)
+            door.open()
+    assert grown > GROWN / 2, grown
+    print(json.dumps(lines / grown))
+
+
+def taken():
+    from anyio import to_thread
+    return to_thread.current_default_thread_limiter().borrowed_tokens
+
+anyio.run(main)
+"""
+
+# Enough time between two looks that all wait before the pool has grown far.
+SLOW = {"FASTAPI_OVERFLOW_STALL_SECONDS": "0.3", "FASTAPI_OVERFLOW_STALL_THREADS": "80"}
+
+
+class TestGrowth:
+    def test_does_not_look_at_every_waiter(self):
+        """Choosing whom a stalled pool grows by costs the loop no more the more hops wait.
+
+        Counted in lines of the package for each thread added, with 20 times as many that wait.
+        """
+        few, many = (run_child(PROGRAM, number, env=SLOW) for number in ("100", "2000"))
+        assert many < 4 * few
