@@ -64,10 +64,10 @@ class TestArguments:
 
     def test_wrong_ones_change_nothing(self, settings):
         """A call that raises has changed nothing."""
-        before = _settings.load()
+        before = _settings.current()
         with pytest.raises(ValueError, match="anti_deadlock_reserve"):
             set_thread_limit(50, 49)
-        assert _settings.load() is before
+        assert _settings.current() is before
 
 
 def served(where, call):
@@ -203,19 +203,19 @@ class TestBeforeAnyLoop:
         set_thread_limit(7, 3)
         for _ in range(2):
             assert anyio.run(statistics).total_tokens == 7
-        assert _settings.load().reserve == 3
+        assert _settings.current().reserve == 3
 
     def test_its_source_is_known(self, settings):
         """The settings tell that limit and reserve came from set_thread_limit()."""
         set_thread_limit(7)
         source = "set_thread_limit()"
-        assert _settings.load().sources == {"limit": source, "reserve": source}
+        assert _settings.current().sources == {"limit": source, "reserve": source}
 
     def test_defaults(self, settings):
         """Called without arguments it sets what is the default."""
         set_thread_limit(7, 3)
         set_thread_limit()
-        assert (_settings.load().limit, _settings.load().reserve) == (40, 1)
+        assert (_settings.current().limit, _settings.current().reserve) == (40, 1)
 
     def test_in_a_thread_without_a_loop(self, settings):
         """A thread that no event loop has started counts as such a place."""
@@ -228,9 +228,9 @@ class TestBeforeAnyLoop:
 class TestDisabled:
     def test_says_that_it_has_no_effect(self, settings, monkeypatch, caplog):
         """With FASTAPI_OVERFLOW_DISABLE set it changes nothing and says so."""
-        disabled = _settings.load()._replace(disabled=True)
+        disabled = _settings.current()._replace(disabled=True)
         monkeypatch.setattr(_settings, "_decided", disabled)
-        before = _settings.load()
+        before = _settings.current()
         set_thread_limit(7)
-        assert _settings.load() is before
+        assert _settings.current() is before
         assert "FASTAPI_OVERFLOW_DISABLE" in caplog.text

@@ -155,7 +155,7 @@ class TestUnknownVariables:
         monkeypatch.setattr(_settings, "_decided", None)
         monkeypatch.setenv("FASTAPI_OVERFLOW_LIMT", "7")
         with caplog.at_level(logging.WARNING, "fastapi_overflow"):
-            assert _settings.load() is _settings.load()
+            assert _settings.decide() is _settings.decide()
         (record,) = caplog.records
         assert record.getMessage() == (
             "FASTAPI_OVERFLOW_LIMT is not a setting of fastapi-overflow,"
@@ -170,6 +170,6 @@ class TestLoad:
         monkeypatch.setenv(LIMIT, "2")
         for _ in range(2):
             with pytest.raises(SettingsError):
-                _settings.load()
+                _settings.decide()
         monkeypatch.setenv(LIMIT, "5")
-        assert _settings.load().limit == 5
+        assert _settings.decide().limit == 5

@@ -1,4 +1,4 @@
-"""The settings: decided once, when Starlette is imported, and changed by set_thread_limit() only.
+"""The settings: decided once, when Starlette is loaded, and changed by set_thread_limit() only.
 
 Called by the patch, by every new limiter and by the command line. A wrong value raises
 `SettingsError`; nothing here touches a running limiter.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ._log import logger
+from ._log import warn
 from ._startup import is_disabled_by
 
 PREFIX = "FASTAPI_OVERFLOW_"
@@ -135,11 +135,10 @@ _decided_by: dict[str, str | None] = {}  # the variables as they were then
 _chosen: dict[str, int] = {}  # by set_thread_limit()
 
 
-def load() -> Settings:
-    """Return the settings; the first call decides them by the environment.
+def decide() -> Settings:
+    """Decide the settings by the environment, once: when Starlette is loaded, or by `patch()`.
 
-    That call comes when Starlette is imported, or from `patch()`, or from the first hop of an app
-    that calls this package directly. It warns of variables that mean nothing.
+    Warns of variables that mean nothing.
 
     :raises SettingsError: when a value breaks its rule, at every call until it is mended
     """
@@ -148,15 +147,18 @@ def load() -> Settings:
         settings = read(os.environ)
         for name, nearest in unknown_variables(os.environ).items():
             hint = f", did you mean {nearest}?" if nearest else ""
-            logger.warning("%s is not a setting of fastapi-overflow%s", name, hint)
+            warn("%s is not a setting of fastapi-overflow%s", name, hint)
         _decided_by.update((name, os.environ.get(name)) for name in VARIABLES)
         _decided = _with_choice(settings)
     return _decided
 
 
-def decided() -> Settings | None:
-    """Return the settings if they have been decided."""
-    return _decided
+def current() -> Settings:
+    """Return the settings as decided; before that, what they would be now.
+
+    :raises SettingsError: when a value breaks its rule
+    """
+    return _decided if _decided is not None else _with_choice(read(os.environ))
 
 
 def choose(*, limit: int, reserve: int) -> None:
@@ -181,9 +183,9 @@ def warn_of_late_changes() -> None:
         if now == before:
             continue
         _decided_by[name] = now
-        logger.warning(
-            "%s was %s too late: the settings are decided when Starlette is imported. It has no"
-            " effect in this process; set it before the app is imported%s.",
+        warn(
+            "%s was %s too late: the settings are decided when Starlette is imported. This process"
+            " goes on as if it hadn't been; set it before the app is imported%s.",
             name,
             "unset" if now is None else f"set to {now!r}",
             ", or call set_thread_limit()" if name.endswith(("_LIMIT", "_RESERVE")) else "",

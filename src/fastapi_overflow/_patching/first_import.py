@@ -71,16 +71,16 @@ def get_ready() -> None:
     :raises SettingsError: for a wrong one; whatever else fails leaves the app as stock
     """
     from .. import _settings
-    from .._log import logger
+    from .._log import warn
 
-    if _settings.load().disabled:
+    if _settings.decide().disabled:
         return
     try:
         from .points import register_hooks
 
         register_hooks()
     except Exception as exc:  # wrapt is missing or broken, say
-        logger.warning(
+        warn(
             "fastapi-overflow is off, the app runs unprotected: %s. "
             "Reinstall fastapi-overflow, or uninstall it.",
             exc,

@@ -20,7 +20,7 @@ PYTHON = os.path.dirname(os.__file__)  # where the standard library is
 
 def is_pristine(function: Any) -> bool:
     """Tell whether a function is Starlette's own, not somebody's wrapper around it."""
-    where = getattr(function, "__globals__", None)
+    where = _attribute(function, "__globals__")
     starlettes = vars(sys.modules["starlette.concurrency"])
     # wrapt's wrappers pass for what they wrap.
     return where is starlettes and not hasattr(function, "__wrapped__")
@@ -42,18 +42,25 @@ def leads_to(function: Any, targets: set[int]) -> bool:
 
 def _wrapped_by(layer: Any) -> Iterator[Any]:
     """Yield what a layer may call: the next layer is among that."""
-    yield getattr(layer, "__wrapped__", None)
+    yield _attribute(layer, "__wrapped__")
     # Whoever takes our function from its class gets it bound, by an object made for that.
-    yield getattr(layer, "_self_parent", None)
+    yield _attribute(layer, "_self_parent")
     # Not all say what they wrap: sentry-sdk has it in a variable of the function around.
     functions = (FunctionType, MethodType, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
-    for cell in getattr(layer, "__closure__", None) or ():
+    for cell in _attribute(layer, "__closure__") or ():
         try:
             value = cell.cell_contents
         except ValueError:
             continue  # no value yet
         if issubclass(type(value), functions):
             yield value
+
+
+def _attribute(layer: Any, name: str) -> Any:
+    try:
+        return getattr(layer, name, None)
+    except Exception:
+        return None  # whatever somebody has put in a function's place
 
 
 def rebind(moved: dict[int, Any]) -> None:

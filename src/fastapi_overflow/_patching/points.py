@@ -11,14 +11,14 @@ from __future__ import annotations
 import inspect
 import sys
 from importlib import import_module
-from threading import RLock
+from threading import RLock, Thread
 from types import ModuleType
 from typing import Any
 
 import wrapt
 
 from .. import __version__, _settings
-from .._log import logger
+from .._log import inform, warn
 from .functions import is_pristine, leads_to, rebind
 from .table import MODULES, NEEDED, TABLE, Point
 
@@ -36,18 +36,33 @@ def register_hooks() -> None:
     """Have each row put in place when its module is imported; at once where it already is."""
     there = []
     with _lock:  # whoever comes second must not go on before the hooks are there
-        for module in MODULES:
-            if module in _hooked:
+        for name in MODULES:
+            if name in _hooked:
                 continue
-            _hooked.add(module)
-            if sys.modules.get(module) is None:
-                wrapt.register_post_import_hook(_on_import, module)
+            _hooked.add(name)
+            if sys.modules.get(name) is None:
+                wrapt.register_post_import_hook(_on_import, name)
             else:
-                there.append(module)
-                _late.add(module)
-    for module in there:
-        # Another thread may be in the middle of importing it: this waits for its end.
-        _on_import(import_module(module))
+                there.append(name)
+                _late.add(name)
+    for name in there:
+        module = import_module(name)  # waits for another thread that is in the middle of it
+        if _is_whole(module):
+            _on_import(module)
+        else:  # this very thread is in the middle: an import hook calls `patch()`
+            Thread(target=_patch_when_imported, args=[name], daemon=True).start()
+
+
+def _is_whole(module: ModuleType) -> bool:
+    return not getattr(module.__spec__, "_initializing", False)
+
+
+def _patch_when_imported(name: str) -> None:
+    try:
+        module = import_module(name)
+    except Exception:
+        return  # its import has failed, which is the app's to hear of
+    _on_import(module)
 
 
 def are_hooks_registered() -> bool:
@@ -93,8 +108,8 @@ def _on_import(module: ModuleType) -> None:
 
 def _announce() -> None:
     """Say, once, that the app is protected."""
-    settings = _settings.load()
-    logger.info(
+    settings = _settings.current()
+    inform(
         "fastapi-overflow %s protects this app: %d threads per event loop, %d of them in reserve",
         __version__,
         settings.limit,
@@ -112,7 +127,7 @@ def _announce() -> None:
 
             instrument()
         except Exception as exc:
-            logger.warning(
+            warn(
                 "No metrics in spite of FASTAPI_OVERFLOW_OTEL: %s. "
                 'pip install "fastapi-overflow[otel]"',
                 exc,
@@ -164,7 +179,7 @@ def _give_up(point: Point, exc: Exception) -> None:
             setattr(owner, name, original)
     rebind({id(replacement): original for original, replacement in _applied.values()})
     _applied.clear()
-    logger.warning("fastapi-overflow is off: %s. %s", _failure, REMEDY)
+    warn("fastapi-overflow is off: %s. %s", _failure, REMEDY)
 
 
 def in_place(point: Point) -> bool:
@@ -189,15 +204,20 @@ def patch() -> None:
 
     :raises SettingsError: when a FASTAPI_OVERFLOW_* variable has a value that breaks its rule
     """
-    if _settings.load().disabled:
+    if _settings.decide().disabled:
         _settings.warn_of_late_changes()
         return
     register_hooks()
-    import starlette.applications  # noqa: F401 - the hooks do the rest
+    try:
+        import starlette.applications  # noqa: F401 - the hooks do the rest
+    except ImportError:
+        if "starlette" not in sys.modules:
+            raise
+        return  # called in the middle of Starlette's own import: the hooks come later
 
     for point in TABLE:  # unless a module was loaded anew since, or another object put in its place
         module = sys.modules.get(point.module)
-        if module is not None and not in_place(point):
+        if module is not None and _is_whole(module) and not in_place(point):
             _late.add(point.module)
             _on_import(module)
 

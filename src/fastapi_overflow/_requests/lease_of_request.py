@@ -22,33 +22,39 @@ KEY = "fastapi_overflow.lease"
 
 async def call_with_lease(
     find_pool: Callable[[], TokenPool],
-    wrapped: Callable[..., Awaitable[None]],
+    app: Callable[..., Awaitable[None]],
     scope: Any,
-    args: Any,
-    kwargs: Any,
+    receive: Any,
+    send: Any,
 ) -> None:
     """Call an app with a lease for the request: the one that it has already, or a new one.
 
     :param find_pool: returns the pool of the running event loop
-    :param scope: among the arguments for `wrapped`
     """
     pool = find_pool()
-    around = current_lease.get()
-    if around is not None and (around.closed or around.pool is not pool):
-        around = None
-    if around is not None and scope.get(KEY) is around:
-        return await wrapped(*args, **kwargs)  # an app inside the app: mounted, or in a middleware
     before = current_lease.get()
-    # Around this request another one is still open: it may call this app itself and hold something
-    # meanwhile (httpx's ASGITransport), or run a background task after its own response.
-    lease = pool.open_lease(under_way=around is not None and around.hops > 0)
+    around = None if before is None or before.closed or before.pool is not pool else before
+    if around is not None and scope.get(KEY) is around:
+        return await app(scope, receive, send)  # an app inside the app: mounted, in a middleware
+    # Around this request another one is still open. It may call this app itself, by httpx's
+    # ASGITransport, and hold something meanwhile. Or its response has been sent, and the server has
+    # created this request's task in its context.
+    under_way = around is not None and around.hops > 0 and not around.answered
+    lease = pool.open_lease(under_way=under_way)
     try:
         scope[KEY] = lease
     except TypeError:
         pass  # a mapping of somebody's that can't be changed; an app inside is another request then
     current_lease.set(lease)
+
+    def noting_the_end(message: Any) -> Any:
+        # Not a coroutine around a coroutine: it is called for every message.
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            lease.answered = True
+        return send(message)
+
     try:
-        await wrapped(*args, **kwargs)
+        await app(scope, receive, noting_the_end)
     finally:
         pool.close_lease(lease)
         # In httpx's ASGITransport and test clients scope and context are the caller's own. Not by a

@@ -64,7 +64,7 @@ def current_pool() -> TokenPool:
 
 
 def _new_limiter() -> OverflowLimiter:
-    settings = _settings.load()
+    settings = _settings.current()
     _settings.warn_of_late_changes()
     limit: float = settings.limit
     # What the app has set on anyio's own limiter before a late patch() stays in force.

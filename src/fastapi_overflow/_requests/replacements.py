@@ -28,11 +28,11 @@ def wrap_run_sync(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -
         lease = None if type(limiter) is Hop else current_lease.get()
         if lease is not None and keeps_token_beside(lease):
             kwargs["limiter"] = WithOwnLimiter(limiter, lease)
-    elif args:
+    else:
         try:
-            kwargs["limiter"] = Hop(*args)
-        except TypeError:
-            pass  # it can't be called: anyio's own error, when it is awaited
+            kwargs["limiter"] = Hop(*args) if args else Hop(kwargs["func"])
+        except (TypeError, KeyError):
+            pass  # no function, or one that can't be called: anyio's own error, when it is awaited
     return wrapped(*args, **kwargs)
 
 
@@ -74,12 +74,22 @@ def wrap_iterate_in_threadpool(
 
 def wrap_starlette_call(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
     """Starlette.__call__: open a lease for the request, in the outermost app only."""
-    scope = args[0] if args else kwargs.get("scope")
-    if scope is None or len(args) + len(kwargs) != 3 or scope["type"] not in ("http", "websocket"):
+    if len(args) + len(kwargs) != 3:
         # A call without arguments must raise its TypeError here and now, not when it is awaited:
         # that is how uvicorn tells an app from a factory of apps.
         return wrapped(*args, **kwargs)
-    return call_with_lease(current_pool, wrapped, scope, args, kwargs)
+    try:
+        scope, receive, send = _asgi_arguments(*args, **kwargs)
+        is_request = scope["type"] in ("http", "websocket")
+    except Exception:
+        is_request = False  # not what ASGI says: Starlette's own error, when it is awaited
+    if not is_request:
+        return wrapped(*args, **kwargs)
+    return call_with_lease(current_pool, wrapped, scope, receive, send)
+
+
+def _asgi_arguments(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]:
+    return scope, receive, send
 
 
 # Wrappers that don't call what they wrap: only for functions that nobody else has wrapped.

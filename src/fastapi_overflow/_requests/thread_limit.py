@@ -5,13 +5,10 @@ Called by apps, from the event loop, from worker threads and before any loop run
 
 from __future__ import annotations
 
-import os
-
 from anyio import from_thread
 
 from .. import _settings
-from .._log import logger
-from .._startup import is_disabled_by
+from .._log import warn
 from .limiters import current_limiter
 
 
@@ -39,9 +36,8 @@ def set_thread_limit(limit: int = 40, anti_deadlock_reserve: int = 1) -> None:
             f"anti_deadlock_reserve must be {rule} (the limit is {limit}), "
             f"got {anti_deadlock_reserve}"
         )
-    settings = _settings.decided()
-    if is_disabled_by(os.environ) if settings is None else settings.disabled:
-        logger.warning("set_thread_limit() has no effect: FASTAPI_OVERFLOW_DISABLE is set")
+    if _settings.current().disabled:
+        warn("set_thread_limit() has no effect: FASTAPI_OVERFLOW_DISABLE is set")
     elif _is_in_event_loop():
         current_limiter().pool.resize(limit, anti_deadlock_reserve)
     else:

@@ -96,17 +96,26 @@ class _TrioWakeUp:
 
 
 class TrioClock:
-    __slots__ = ("_trio", "current_task")
+    __slots__ = ("_token", "_trio", "current_task")
 
     def __init__(self, trio: Any) -> None:
         self._trio = trio
+        # Weak, as the asyncio loop: anyio's table of runs has the token as its weak key.
+        self._token = ref(trio.lowlevel.current_trio_token())
         self.current_task = trio.lowlevel.current_task
 
     def loop(self) -> Any:
         return None
 
     def is_over(self) -> bool:
-        return False  # its limiter goes with it, as a value of the run
+        token = self._token()
+        try:
+            if token is not None:
+                token.run_sync_soon(bool, idempotent=True)  # nothing, but refused after the end
+                return False
+        except self._trio.RunFinishedError:
+            pass
+        return True
 
     def is_running_here(self) -> bool:
         return False  # never cheap: anyio's own look-up it is

@@ -8,6 +8,7 @@ may raise.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from functools import partial
 from heapq import heappop, heappush
 from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType
@@ -43,36 +44,45 @@ class _Kind:
     :ivar is_listed: whether the kind is among those that may be next
     """
 
-    __slots__ = ("_code", "_orders", "is_listed", "let_in")
+    __slots__ = ("_by_age", "_by_depth", "_code", "is_listed", "let_in")
 
-    def __init__(self, code: tuple[object, ...]) -> None:
+    def __init__(self, code: tuple[object, ...], let_in: int) -> None:
         self._code = code  # kept, as it is known by its id
-        self.let_in = 0
+        self.let_in = let_in
         self.is_listed = False
-        # In turn: the deepest is the likeliest to hold something. Where it doesn't, the oldest, and
-        # the youngest, that others of its depth have kept out.
-        self._orders = (
-            LaterHops(lambda waiter: -waiter.depth),
-            LaterHops(lambda waiter: waiter.arrival),
-            LaterHops(lambda waiter: -waiter.arrival),
-        )
+        self._by_depth = LaterHops(lambda waiter: -waiter.depth)
+        self._by_age: deque[Waiter] = deque()
 
     def __len__(self) -> int:
-        return len(self._orders[0].entries)
+        return len(self._by_age)
 
     def add(self, waiter: Waiter) -> None:
-        for order in self._orders:
-            order.add(waiter)
+        self._by_depth.add(waiter)
+        self._by_age.append(waiter)
 
     def deepest(self) -> Waiter | None:
-        return self._orders[0].next()
+        return self._by_depth.next()
 
     def next(self) -> Waiter | None:
-        return self._orders[self.let_in % len(self._orders)].next()
+        """Return the deepest, the oldest and the youngest in turn.
+
+        The deepest is the likeliest to hold something. If it doesn't, the oldest may, or the
+        youngest, which others of its depth have kept out.
+        """
+        turn = self.let_in % 3
+        if turn == 0:
+            return self._by_depth.next()
+        end, drop = (0, self._by_age.popleft) if turn == 1 else (-1, self._by_age.pop)
+        while self._by_age:
+            waiter = self._by_age[end]
+            if waiter.waiting:
+                return waiter
+            drop()
+        return None
 
     def purge(self) -> None:
-        for order in self._orders:
-            order.purge()
+        self._by_depth.purge()
+        self._by_age = deque(waiter for waiter in self._by_age if waiter.waiting)
 
 
 class ByKind:
@@ -82,14 +92,16 @@ class ByKind:
     thousand requests at the hop in which they take a connection keep out the fifteen that are about
     to give theirs back in another.
 
-    Made when a pool has stalled, of those who wait then, and dropped when the stall is over. So no
-    choice looks at all waiters: each is O(log n).
+    Made when a pool stalls, of those who wait then, and dropped when the stall is over. So no
+    choice looks at all waiters: each is O(log n). A kind that comes later starts where the others
+    are, and doesn't get all threads until it has had as many.
     """
 
-    __slots__ = ("_entries", "_kinds", "_listed")
+    __slots__ = ("_entries", "_fewest", "_kinds", "_listed")
 
     def __init__(self) -> None:
         self._entries = 0
+        self._fewest = 0  # that any kind had let in when it was last chosen
         self._kinds: dict[tuple[object, ...], _Kind] = {}
         self._listed: list[tuple[int, int, int, _Kind]] = []  # fewest let in first, then deepest
 
@@ -101,7 +113,7 @@ class ByKind:
         key = tuple(part if type(part) is str else id(part) for part in code)
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = _Kind(code)
+            kind = self._kinds[key] = _Kind(code, self._fewest)
         kind.add(waiter)
         self._entries += 1
         if not kind.is_listed:
@@ -114,6 +126,7 @@ class ByKind:
             kind.is_listed = False
             waiter = kind.next()
             if waiter is not None:
+                self._fewest = kind.let_in
                 kind.let_in += 1
                 self._list(kind)
                 return waiter
@@ -123,6 +136,7 @@ class ByKind:
         deepest = kind.deepest()
         if deepest is not None:
             kind.is_listed = True
+            kind.let_in = max(kind.let_in, self._fewest)
             heappush(self._listed, (kind.let_in, -deepest.depth, deepest.arrival, kind))
 
     def purge(self) -> None:

@@ -31,9 +31,11 @@ class Lease:
     :ivar extra: whether the own token is one of the reserve or of the growth
     :ivar turn: of the lingering tokens' count, in which the own token began to linger
     :ivar waiting_first: first hops that wait, where a request begins several side by side
+    :ivar answered: whether the response has been sent; kept by whoever has opened the lease
     """
 
     __slots__ = (
+        "answered",
         "closed",
         "extra",
         "hops",
@@ -53,6 +55,7 @@ class Lease:
         self.streak = 0
         self.turn = 0
         self.waiting_first: list[Waiter] | None = None
+        self.answered = False
         self.closed = False
         self.extra = False
 

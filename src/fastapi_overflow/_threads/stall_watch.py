@@ -140,7 +140,6 @@ class StallWatch:
         if progress is None:
             self.on = self.stalled = False
             self._gate.open()
-            self._pool.stall_is_over()
             self._observer.moved()
             self._end_stall()
         elif progress == self._seen:
@@ -180,7 +179,6 @@ class StallWatch:
             return
         if self._growth.begun:
             self._growth = Growth()
-            self._pool.stall_is_over()
             self._interval = max(self._interval / 2, self.seconds / HASTE)
         if self._calm >= CALM_LOOKS * self.seconds:
             self._interval = self.seconds
@@ -189,4 +187,5 @@ class StallWatch:
     def _end_stall(self) -> None:
         if self._in_a_stall:
             self._in_a_stall = False
+            self._pool.stall_is_over()
             self._observer.over()

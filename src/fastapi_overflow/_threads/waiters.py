@@ -255,7 +255,7 @@ class WaiterQueue:
         """Keep one more order of the later hops, or none any longer."""
         self.by_kind = order
         if order is not None:
-            for _, _, waiter in self._by_age.entries:
+            for _, _, waiter in sorted(self._by_age.entries):
                 if waiter.waiting:
                     order.add(waiter)
 

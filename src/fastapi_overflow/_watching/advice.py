@@ -59,7 +59,7 @@ def limits() -> tuple[float, int]:
             return now.limit, now.reserve
     except RuntimeError:
         pass
-    settings = _settings.load()
+    settings = _settings.current()
     if settings.disabled:
         return STOCK_LIMIT, 0
     return settings.limit, settings.reserve

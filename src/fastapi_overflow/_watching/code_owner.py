@@ -18,6 +18,11 @@ Owner = Literal["stdlib", "package", "app"]
 # SQLAlchemy's copy of the standard library's queue: what matters is who calls it.
 _COPIES = ("sqlalchemy.util.queue",)
 
+# Recognised wherever they are, also where whoever packed them has left out the `*.dist-info`.
+_LIBRARIES = frozenset(
+    ("anyio", "fastapi", "psycopg", "psycopg_pool", "sqlalchemy", "sqlmodel", "starlette", "trio")
+)
+
 _PACKAGE_FOLDERS = ("/site-packages/", "/dist-packages/")
 
 
@@ -80,12 +85,13 @@ def _short(path: str, module: str) -> str:
 def _owner(path: str, module: str) -> Owner:
     if module in _COPIES:
         return "stdlib"
-    if any(folder in path for folder in _PACKAGE_FOLDERS):
+    top_level = module.partition(".")[0]
+    if top_level in _LIBRARIES or any(folder in path for folder in _PACKAGE_FOLDERS):
         return "package"
     if is_stdlib(module) or path.startswith(_STDLIB):
         return "stdlib"
     entry = _sys_path_entry(path)
-    if entry and module.partition(".")[0] in _installed_in(entry.rstrip("/") or "/"):
+    if entry and top_level in _installed_in(entry.rstrip("/") or "/"):
         return "package"
     return "app"
 

@@ -108,7 +108,7 @@ def stats(*, all_loops: bool = False) -> Stats:
         of loops which have ended; may be called in any thread
     :raises RuntimeError: in a thread that belongs to no event loop, without `all_loops`
     """
-    if _settings.load().disabled:
+    if _settings.current().disabled:
         return Stats()
     if all_loops:
         return _sum(*all_loops_of_process.look())
@@ -125,7 +125,7 @@ def is_saturated(for_seconds: float = 10) -> bool:
     :param for_seconds: how long somebody must have been waiting, in seconds
     :raises RuntimeError: in a thread that belongs to no event loop
     """
-    if _settings.load().disabled:
+    if _settings.current().disabled:
         return False
     pool = _pool_here()
     since = pool.counters.waiting_since

@@ -94,7 +94,7 @@ def _state(point: Any, report: Report) -> PointState:
 
 
 def _settings_in_force() -> dict[str, tuple[float, str]]:
-    settings = _settings.load()
+    settings = _settings.current()
     values = {
         name: (getattr(settings, name), settings.sources.get(name, "default"))
         for name in _settings.VARIABLES.values()
