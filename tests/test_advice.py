@@ -22,7 +22,7 @@ from fastapi_overflow._cli import app_report as _app_report
 from fastapi_overflow._watching import advice as _advice
 from fastapi_overflow._watching.advice import ConnectionPool, advise, compare, connection_pools
 from observed import busy, calm, request, until
-from support import run_python
+from support import PATIENCE, run_python
 
 
 def engine(name: str, **options):
@@ -238,7 +238,7 @@ class TestPinned:
             poolclass=pools.QueuePool,
             pool_size=1,
             max_overflow=0,
-            pool_timeout=20,
+            pool_timeout=4 * PATIENCE,
             connect_args={"check_same_thread": False},
         )
         held = kept.connect()

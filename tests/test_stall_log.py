@@ -13,6 +13,7 @@ import weakref
 
 import anyio
 import pytest
+from anyio import from_thread
 from sqlalchemy.pool import QueuePool
 
 from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
@@ -20,8 +21,17 @@ from fastapi_overflow._requests.replacements import current_limiter
 from fastapi_overflow._watching import episodes as _episode
 from fastapi_overflow._watching import stacks as _stacks
 from fastapi_overflow._watching import stall_log as _stall_log
-from observed import busy, calm, deadlock, lose_token, request, until
-from support import run_python
+from observed import (
+    busy,
+    calm,
+    deadlock,
+    finish_something,
+    lose_token,
+    request,
+    stall_watch,
+    until,
+)
+from support import PATIENCE, run_python
 
 pytestmark = pytest.mark.anyio
 
@@ -53,8 +63,9 @@ class TestWhatIsTold:
         (record,) = told("stall_begin")
         assert record.waiting_later > 0
 
-    async def test_brief_is_not(self, told):
+    async def test_brief_is_not(self, told, monkeypatch):
         """A short stall in which only new requests wait is counted, and not told."""
+        monkeypatch.setattr(_episode, "TELL_AFTER", 2 * PATIENCE)  # however slow the machine
         set_thread_limit(3)
         async with busy(4):
             await until(lambda: stats().stalled, "a stall")
@@ -81,7 +92,7 @@ class TestWhatIsTold:
         begun = 0
 
         def work():
-            assert at_work.acquire(timeout=20)
+            assert at_work.acquire(timeout=2 * PATIENCE)
             at_work.release()
 
         async def under_way():
@@ -99,7 +110,7 @@ class TestWhatIsTold:
                 await lose_token()
                 go_on.set()
                 await until(lambda: stats().threads_grown == 3, "all threads that may be added")
-                looks = current_limiter()._stall.episodes
+                looks = stall_watch().episodes
                 grown_at_last_look = stats().threads_grown
                 await until(lambda: looks._grown == grown_at_last_look, "one more look")
                 at_work.release()
@@ -109,13 +120,12 @@ class TestWhatIsTold:
     async def test_pauses(self, told, at_once):
         """A stall that moves for a moment and goes on is one, with one end."""
         set_thread_limit(3)
-        watch = current_limiter()._stall
         async with busy(4):
             for _ in range(2):
                 await until(lambda: stats().stalled, "a stall")
-                current_limiter()._finished += 1
+                finish_something()
                 await until(lambda: not stats().stalled, "a pause")
-            assert watch.episodes.stalled is False
+            assert not stats().stalled
             assert told("stall_end") == []
         await until(lambda: told("stall_end"), "its end")
         assert stats().stalls == len(told("stall_begin")) == len(told("stall_end")) == 1
@@ -127,7 +137,7 @@ class TestWhatIsTold:
             await until(lambda: stats().stalled, "a stall")
 
             def moves():
-                current_limiter()._finished += 1
+                finish_something()
                 return told("stall_end")
 
             await until(moves, "its end")
@@ -138,7 +148,7 @@ class TestStacksRead:
     async def test_not_at_each_look(self, monkeypatch):
         """However often a stalled pool is looked at, the stacks are read at long intervals."""
         calm(3)
-        episodes = current_limiter()._stall.episodes
+        episodes = stall_watch().episodes
         read = []
         monkeypatch.setattr(_stacks, "hop_frames", lambda loop: read.append(loop) or [])
         async with busy(3):
@@ -180,7 +190,7 @@ class TestStallBegins:
         handed_on: queue.Queue[None] = queue.Queue()
 
         def other():
-            handed_on.get(timeout=20)
+            handed_on.get(timeout=2 * PATIENCE)
 
         async with busy(3) as (_, group):
             for _ in range(3):
@@ -278,6 +288,15 @@ class TestRate:
         assert "2 stalls before this one were not logged" in second.getMessage()
 
 
+def sleep_until(looked):
+    while not looked.is_set():
+        time.sleep(0.01)
+
+
+def wait_in_loop(looked):
+    from_thread.run(until, looked.is_set, "a look at the thread")
+
+
 class TestStacks:
     async def test_idle_threads_do_nothing(self):
         """A worker that waits for work runs no hop."""
@@ -292,7 +311,7 @@ class TestStacks:
         before = len(_stacks.hop_frames())  # what other tests have left
         go_on = threading.Event()
         other = threading.Thread(
-            target=lambda: anyio.run(lambda: anyio.to_thread.run_sync(go_on.wait, 20))
+            target=lambda: anyio.run(lambda: anyio.to_thread.run_sync(go_on.wait, 2 * PATIENCE))
         )
         other.start()
         try:
@@ -321,7 +340,7 @@ class TestStacks:
         def wait():
             local = Local()  # goes with the frame
             locals_alive.add(local)
-            go_on.wait(20)
+            go_on.wait(2 * PATIENCE)
 
         gc.collect()
         gc.disable()  # which would mend it, now and then
@@ -338,16 +357,16 @@ class TestStacks:
     @pytest.mark.parametrize(
         ("wait", "waits"),
         [
-            pytest.param(lambda: threading.Event().wait(0.5), True, id="event"),
-            pytest.param(lambda: time.sleep(0.5), False, id="sleep"),
-            pytest.param(lambda: anyio.from_thread.run(anyio.sleep, 0.5), False, id="loop"),
+            pytest.param(lambda looked: looked.wait(PATIENCE), True, id="event"),
+            pytest.param(sleep_until, False, id="sleep"),
+            pytest.param(wait_in_loop, False, id="loop"),
         ],
     )
     async def test_waits_for_thread(self, wait, waits):
         """Waiting for another thread is told from sleeping, working and waiting for the loop."""
+        looked, seen = threading.Event(), set()
         async with anyio.create_task_group() as group:
-            group.start_soon(run_in_threadpool, wait)
-            seen = set()
+            group.start_soon(run_in_threadpool, wait, looked)
 
             def look():
                 frames = _stacks.hop_frames(current_limiter().loop)
@@ -355,6 +374,7 @@ class TestStacks:
                 return waits in seen
 
             await until(look, "the thread seen waiting")
+            looked.set()
         if waits is False:
             assert seen == {False}
 
