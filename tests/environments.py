@@ -62,10 +62,12 @@ class Environment:
         return self.start if sys.version_info >= (3, 15) else self.pth
 
     def remove(self, *names: str) -> None:
-        """Remove modules of the package, compiled ones too."""
+        """Remove files and folders of the package, and all that was compiled."""
         for name in names:
-            (self.package / name).unlink()
-        shutil.rmtree(self.package / "__pycache__", ignore_errors=True)
+            path = self.package / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for compiled in list(self.package.rglob("__pycache__")):
+            shutil.rmtree(compiled)
 
     def run(self, code: str, **more):
         return run_python(self.python, code, timeout=TIMEOUT, **more)

@@ -154,6 +154,7 @@ def run(
     :param env: changes to the environment, see `child_environment`
     :param cwd: a fresh empty directory where None, so that no checkout is on the path of a `-c`
     :param check: raise `ChildFailed` for an exit code other than 0
+    :param popen: for `subprocess.Popen`, where it is not to be as usual
     :raises ChildHung: at the timeout, with the command and the end of its output; its process
         group has been killed
     """
@@ -167,11 +168,8 @@ def run(
             args,
             env=child_environment(env),
             cwd=cwd or empty,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
             start_new_session=True,
-            **popen,
+            **{"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, **popen},
         )
         try:
             process.wait(timeout)

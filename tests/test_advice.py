@@ -17,6 +17,7 @@ from fastapi_overflow._watching import advice as _advice
 from fastapi_overflow._watching.advice import advise, compare
 from fastapi_overflow._watching.connection_pools import ConnectionPool
 from observed import busy, calm, request, until
+from support import PATIENCE
 
 
 def engine(name: str, **options):
@@ -96,7 +97,7 @@ class TestPinned:
             poolclass=pools.QueuePool,
             pool_size=1,
             max_overflow=0,
-            pool_timeout=20,
+            pool_timeout=4 * PATIENCE,
             connect_args={"check_same_thread": False},
         )
         held = kept.connect()

@@ -65,6 +65,9 @@ print("ended")
 
 SERVED = """
 import time
+import fastapi_overflow
+fastapi_overflow.patch()
+assert fastapi_overflow.patched()
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route

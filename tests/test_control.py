@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 import fastapi_overflow
 from fastapi_overflow import _settings, set_thread_limit
+from observed import until
 from support import PATIENCE
 
 fastapi_overflow.patch()  # for installations without the hook
@@ -157,8 +158,7 @@ class TestRunning:
         async with anyio.create_task_group() as tasks:
             for _ in range(8):
                 tasks.start_soon(to_thread.run_sync, together.wait, PATIENCE)
-            while limiter().statistics().tasks_waiting < 5:
-                await anyio.lowlevel.checkpoint()
+            await until(lambda: limiter().statistics().tasks_waiting == 5, "five that wait")
             set_thread_limit(8)
         assert limiter().statistics().borrowed_tokens == 0
 
@@ -189,8 +189,8 @@ class TestRunning:
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(to_thread.run_sync, opened.wait, PATIENCE)
-            while (found := ours.statistics()).borrowed_tokens < 3:
-                await anyio.lowlevel.checkpoint()
+            await until(lambda: ours.statistics().borrowed_tokens == 3, "three hops that run")
+            found = ours.statistics()
             assert (found.tasks_waiting, found.total_tokens, len(found.borrowers)) == (2, 3, 3)
             opened.set()
         found = ours.statistics()

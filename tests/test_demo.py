@@ -39,7 +39,7 @@ def shown(wheel_python, tmp_path_factory):
     """A demo with enough load for a deadlock, with its JSON and its temporary directory."""
     folder = tmp_path_factory.mktemp("demo")
     words = ("--requests", str(DEADLOCK), "--json")
-    done = demo(wheel_python, *words, timeout=300, env={"TMPDIR": str(folder)})
+    done = demo(wheel_python, *words, timeout=600, env={"TMPDIR": str(folder)})
     assert done.stdout, done.stderr
     done.report = json.loads(done.stdout)
     done.folder = folder
@@ -57,8 +57,8 @@ def elsewhere(wheel, tmp_path_factory):
 
 class TestDeadlock:
     def test_without_the_package_most_requests_are_lost(self, shown):
-        """The app alone deadlocks: fewer than half of the requests succeed."""
-        assert shown.report["without"]["succeeded"] < DEADLOCK / 2
+        """The app alone deadlocks: more than half of the requests get no connection in time."""
+        assert shown.report["without"]["failures"]["HTTP 500"] > DEADLOCK / 2
 
     def test_with_it_none_is_lost(self, shown):
         """The same app with the package installed answers every request, and the exit code is 0."""

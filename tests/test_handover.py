@@ -70,6 +70,7 @@ def install(monkeypatch, worker_thread):
 
 class TestWhere:
     def test_as_expected(self, monkeypatch, worker_thread):
+        """Where anyio is as expected its threads wait in the queue in C, run hops and stop."""
         install(monkeypatch, worker_thread)
         worker = worker_thread()
         assert type(worker.queue) is _handover.HopQueue
@@ -83,6 +84,7 @@ class TestWhere:
         assert not thread.is_alive(), "the worker didn't stop"
 
     def test_join_waits_until_all_is_done(self):
+        """join() waits until all that was put is done."""
         hops, go, joined = _handover.HopQueue(), threading.Event(), threading.Event()
         worker = AsAnyio()
         worker.queue = hops
@@ -95,35 +97,40 @@ class TestWhere:
         worker.stop()
 
     def test_wrapped_once(self, monkeypatch, worker_thread):
+        """Installing twice wraps once."""
         install(monkeypatch, worker_thread)
         once = vars(worker_thread)["__init__"]
         install(monkeypatch, worker_thread)
         assert vars(worker_thread)["__init__"] is once
 
     def test_anyio_that_does_more_with_its_queue_is_left_alone(self, monkeypatch, worker_thread):
+        """An anyio that uses more of its queue than the queue in C has keeps its own."""
         worker_thread.stop = join
         install(monkeypatch, worker_thread)
         assert not isinstance(vars(worker_thread)["__init__"], wrapt.ObjectProxy)
 
     @pytest.mark.parametrize("method", ["__init__", "run", "stop"])
     def test_another_class_is_left_alone(self, monkeypatch, worker_thread, method):
+        """So does one whose worker threads are of another make."""
         delattr(worker_thread, method)
         before = dict(vars(worker_thread))
         install(monkeypatch, worker_thread)
         assert dict(vars(worker_thread)) == before
 
     def test_another_queue_is_left_alone(self, monkeypatch, worker_thread):
+        """And one that has another kind of queue."""
         worker_thread.__init__ = use_simple_queue
         install(monkeypatch, worker_thread)
         assert type(worker_thread().queue) is queue.SimpleQueue
 
     def test_green_threads_keep_a_queue_that_they_can_wait_in(self, monkeypatch, worker_thread):
-        # What gevent and eventlet put there: the one in C would block all of them.
+        """Under gevent or eventlet theirs stays: in the one in C all green threads would wait."""
         monkeypatch.setattr(queue, "SimpleQueue", queue._PySimpleQueue)
         install(monkeypatch, worker_thread)
         assert type(worker_thread().queue) is queue.Queue
 
     def test_no_asyncio(self, monkeypatch):
+        """Without anyio's asyncio backend nothing is done, and it isn't imported."""
         with monkeypatch.context() as patch:
             patch.delitem(sys.modules, "anyio._backends._asyncio", raising=False)
             _handover.install()
@@ -138,6 +145,7 @@ class TestHops:
         ids=["asyncio", "uvloop"],
     )
     async def test_by_the_queue_in_c(self, anyio_backend):
+        """Hops go through the queue in C, one after another to the same idle thread."""
         thread = await to_thread.run_sync(threading.current_thread)
         assert type(thread.queue) is _handover.HopQueue
         # The same thread, which waits there between its hops, and its errors reach the caller.
@@ -148,12 +156,14 @@ class TestHops:
 
     @pytest.mark.parametrize(("disable", "expected"), [("", "HopQueue"), ("1", "Queue")])
     def test_disabled(self, disable, expected):
+        """Patched, hops go through the queue in C; switched off, through anyio's own."""
         env = {"FASTAPI_OVERFLOW_DISABLE": disable}
         # That the child ends: its worker thread, which isn't a daemon, was told to.
         done = run_python(sys.executable, LOOK, env=env, timeout=PATIENCE, check=True)
         assert done.stdout.strip() == expected
 
     def test_hops_run_where_green_threads_have_their_own_queue(self):
+        """Where SimpleQueue has been replaced, hops run by anyio's own queue."""
         code = f"import queue; queue.SimpleQueue = type('Theirs', (), {{}}){LOOK}"
         done = run_python(sys.executable, code, timeout=PATIENCE, check=True)
         assert done.stdout.strip() == "Queue"

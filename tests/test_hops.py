@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from functools import partial
 
 import anyio
 import pytest
@@ -129,8 +130,7 @@ class TestRunInThreadpool:
             await gate.until_entered()
             async with anyio.create_task_group() as waiting:
                 waiting.start_soon(run_in_threadpool, ran.append, "ran")
-                while not limiter().statistics().tasks_waiting:
-                    await checkpoint()
+                await until(lambda: limiter().statistics().tasks_waiting, "a hop that waits")
                 waiting.cancel_scope.cancel()
             assert limiter().statistics().tasks_waiting == 0
             gate.open()
@@ -160,8 +160,7 @@ class TestRunInThreadpool:
                 tasks.start_soon(as_request, limiter(), request)
                 await gate.until_entered()
                 tasks.start_soon(as_request, limiter(), to_thread.run_sync, ran.append, "waiting")
-                while not limiter().statistics().tasks_waiting:
-                    await checkpoint()
+                await until(lambda: limiter().statistics().tasks_waiting, "a hop that waits")
                 gate.open()
         assert held == [1]
         assert ran == ["waiting"]
@@ -382,11 +381,12 @@ class TestOwnLimiter:
 
         async def request():
             await to_thread.run_sync(count)
-            with anyio.move_on_after(0.01):
-                await to_thread.run_sync(count, limiter=own)
+            async with anyio.create_task_group() as group:
+                group.start_soon(partial(to_thread.run_sync, count, limiter=own))
+                await until(lambda: own.statistics().tasks_waiting, "a hop that waits")
+                group.cancel_scope.cancel()
 
-        with anyio.fail_after(PATIENCE):
-            await as_request(limiter(), request)
+        await as_request(limiter(), request)
         own.release_on_behalf_of(self)
         assert count() == (0, 0)
         assert own.statistics().tasks_waiting == 0

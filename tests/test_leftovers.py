@@ -94,17 +94,15 @@ def damage(environment, kind):
     """Damage an environment."""
     package = environment.package
     if kind == "package gone":
-        environment.remove(*(file.name for file in package.glob("*.py")))
+        environment.remove(*(file.name for file in package.iterdir()))
     elif kind == "__init__ only":
-        environment.remove(*(f.name for f in package.glob("*.py") if f.name != "__init__.py"))
+        environment.remove(*(f.name for f in package.iterdir() if f.name != "__init__.py"))
     elif kind == "__init__ gone":
         environment.remove("__init__.py")
-    elif kind == "points gone":
-        environment.remove("_patching/points.py")
-    elif kind == "hops gone":
-        environment.remove("_requests/hops.py")
-    elif kind == "points damaged":
-        (package / "_patching" / "points.py").write_text("def broken(:\n")
+    elif kind in ROOMS:
+        environment.remove(kind.partition(" ")[0])
+    elif kind == "_patching damaged":
+        (package / "_patching" / "__init__.py").write_text("def broken(:\n")
     elif kind == "wrapt broken":
         (environment.site_packages / "wrapt").mkdir()
         (environment.site_packages / "wrapt" / "__init__.py").write_text("raise OSError('broken')")
@@ -132,11 +130,11 @@ OLD_INIT = pytest.param(
 TOLD_BY_SITE = ["package gone", "__init__ only", OLD_INIT, "line of another version"]
 
 # Nobody notices before Starlette is imported; then a line says that the app is unprotected.
+ROOMS = ["_patching gone", "_requests gone", "_threads gone"]
 TOLD_BY_US = [
     "__init__ gone",
-    "points gone",
-    "hops gone",
-    "points damaged",
+    *ROOMS,
+    "_patching damaged",
     "wrapt broken",
     "wrapt too old",
 ]

@@ -3,6 +3,8 @@
 Run by pytest. Where a claim needs a newer anyio than the one installed, anyio's own is left out.
 """
 
+from functools import partial
+
 import anyio
 import pytest
 from anyio import CapacityLimiterStatistics, WouldBlock, to_thread
@@ -10,6 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from contract_tools import Waiting, both, ours, turns, waiting
 from limiter_tools import requests, settle
+from observed import Gate, until
 
 pytestmark = pytest.mark.anyio
 
@@ -93,20 +96,22 @@ class TestTokens:
         assert limiter.borrowed_tokens == 0
 
     async def test_threads(self, make):
-        """No more threads run than it has tokens."""
+        """As many threads run as it has tokens, however many functions wait for one."""
         limiter = make(2)
-        running, peak = set(), []
+        gate, begun = Gate(), []
 
-        def work(number):
-            running.add(number)
-            peak.append(len(running))
-            running.discard(number)
+        def work():
+            begun.append(True)
+            gate()
 
         async with anyio.create_task_group() as group:
-            for number in range(50):
-                group.start_soon(lambda n=number: to_thread.run_sync(work, n, limiter=limiter))
-        assert len(peak) == 50
-        assert max(peak) <= 2
+            for _ in range(50):
+                group.start_soon(partial(to_thread.run_sync, work, limiter=limiter))
+            await until(lambda: len(begun) == 2, "two functions that run")
+            await until(lambda: limiter.statistics().tasks_waiting == 48, "the others waiting")
+            assert len(begun) == 2
+            gate.open()
+        assert len(begun) == 50
 
 
 @both()

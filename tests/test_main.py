@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
-from support import child_environment, run, run_python
+from support import run, run_python
 
 HEAVY = """
 import sys
@@ -63,20 +62,13 @@ class TestNobodyReads:
     @pytest.mark.parametrize(
         ("word", "unbuffered"), [("doctor", None), ("doctor", "1"), ("--help", None)]
     )
-    def test_ends_quietly(self, wheel_python, word, unbuffered, tmp_path):
+    def test_ends_quietly(self, wheel_python, word, unbuffered):
         """Where the reader has gone (`doctor | head -1`), it ends as others do: no traceback."""
         read, write = os.pipe()
         os.close(read)
         try:
-            done = subprocess.run(
-                [str(wheel_python), "-m", "fastapi_overflow", word],
-                stdout=write,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=child_environment({"PYTHONUNBUFFERED": unbuffered}),
-                cwd=tmp_path,
-                timeout=60,
-            )
+            env = {"PYTHONUNBUFFERED": unbuffered}
+            done = command(wheel_python, word, env=env, stdout=write)
         finally:
             os.close(write)
         assert done.stderr == ""

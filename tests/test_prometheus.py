@@ -19,7 +19,7 @@ from fastapi_overflow import (
 )
 from fastapi_overflow._watching import observer
 from observed import busy, calm, deadlock, until
-from support import run_python
+from support import PATIENCE, run_python
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ def scrape(monkeypatch):
         nonlocal now
         now = stats()
         url = f"http://127.0.0.1:{server.server_port}/metrics"
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             text = answer.read().decode()
         return {
             sample.name.removeprefix("fastapi_overflow_")
@@ -52,7 +52,7 @@ def scrape(monkeypatch):
         observer.ignore(listener)
     server.shutdown()
     server.server_close()
-    thread.join(20)
+    thread.join(PATIENCE)
 
 
 class TestScrape:
@@ -85,7 +85,7 @@ class TestScrape:
         found = scrape()
         assert found["thread_wait_seconds_count"] == found["thread_use_seconds_count"] == 4
         assert found["thread_wait_seconds_bucket le=0.001"] == 2
-        assert found["thread_wait_seconds_sum"] == pytest.approx(stats().seconds_waited, abs=0.01)
+        assert found["thread_wait_seconds_sum"] == pytest.approx(stats().seconds_waited, abs=1)
 
     async def test_while_stuck(self, scrape):
         """It works while not one thread is free."""
@@ -93,13 +93,14 @@ class TestScrape:
         async with busy(9):
             await until(lambda: stats().stalled, "a stall")
             found = scrape()
-        assert found["threads state=idle"] == 0
+        assert (found["threads state=used"], found["threads state=idle"]) == (3, 0)
+        assert found["pending_requests hop=first"] == 6
 
     async def test_all_loops(self):
         """The collector sums up the loops of the process."""
         await run_in_threadpool(int)
         (hops,) = [f for f in prometheus.OverflowCollector().collect() if f.name.endswith("hops")]
-        assert hops.samples[0].value >= stats().hops
+        assert hops.samples[0].value == stats(all_loops=True).hops > 0
 
 
 WORKER = """
@@ -115,7 +116,7 @@ async def main(hops):
     registry = CollectorRegistry(support_collectors_without_names=True)
     multiprocess.MultiProcessCollector(registry)
     seen = f"fastapi_overflow_hops_total {sys.argv[2]}.0"
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while seen not in (text := generate_latest(registry).decode()):
             await anyio.sleep(0.05)
     print(text)
@@ -130,7 +131,9 @@ class TestMultiProcess:
         """In multi-process mode a scrape of one process has the totals of all of them."""
         env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
         for hops, together in (("3", "3"), ("4", "7")):
-            done = run_python(wheel_python, WORKER, hops, together, timeout=60, env=env, check=True)
+            done = run_python(
+                wheel_python, WORKER, hops, together, timeout=2 * PATIENCE, env=env, check=True
+            )
         text = done.stdout
         assert "fastapi_overflow_thread_use_seconds_count 7.0" in text
         assert re.search(r"^fastapi_overflow_thread_limit \d+", text, re.MULTILINE)

@@ -76,7 +76,9 @@ class TestUvicorn:
     def test_requests_fail_without_the_package(self, wheel_python, database_url):
         """Switched off by FASTAPI_OVERFLOW_DISABLE=1, requests time out: FastAPI as it comes."""
         with uvicorn(wheel_python, database_url, FASTAPI_OVERFLOW_DISABLE="1") as url:
-            assert send(url, stop_at_failure=True)["200"] < REQUESTS
+            outcomes = send(url, stop_at_failure=True)
+        assert outcomes["500"]  # the pool's timeout
+        assert set(outcomes) <= {"200", "500"}
 
     @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
     def test_all_requests_are_answered(self, wheel_python, database_url, loop):

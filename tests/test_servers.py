@@ -106,6 +106,14 @@ def send(url: str, path: str = "/", requests: int = REQUESTS) -> list[httpx.Resp
     return outcomes + ["hangs"] * (requests - len(outcomes))
 
 
+def pid(url: str) -> int | None:
+    """Return which process answers, None where none does."""
+    try:
+        return httpx.get(f"{url}/where", timeout=TIMEOUT).json()["pid"]
+    except httpx.HTTPError:
+        return None
+
+
 def statuses(url: str) -> Counter[object]:
     return Counter(getattr(outcome, "status_code", outcome) for outcome in send(url))
 
@@ -116,7 +124,7 @@ class TestServer:
         """Without the package requests of the classic app fail under this server."""
         # Several processes share the load as it comes: now and then none gets enough to deadlock.
         with serving(name, servers_python, app_dir, DISABLED) as url:
-            assert any(statuses(url)[200] < REQUESTS for _ in range(3))
+            assert any(statuses(url)[500] for _ in range(3))  # the pool's timeout
 
     def test_answers_every_request(self, name, servers_python, app_dir):
         """Installed and nothing else done, every request is answered with 200."""
@@ -141,12 +149,9 @@ class TestReload:
     def test_protects_what_was_reloaded(self, servers_python, app_dir):
         """After uvicorn has reloaded a changed app the new process is protected too."""
         with serving("uvicorn-reload", servers_python, app_dir, {}) as url:
-            before = httpx.get(f"{url}/where").json()["pid"]
+            before = pid(url)
             (app_dir / "app.py").write_text((app_dir / "app.py").read_text() + "\n# changed\n")
-            deadline = time.monotonic() + TIMEOUT
-            while not (answers(url) and httpx.get(f"{url}/where").json()["pid"] != before):
-                assert time.monotonic() < deadline, "uvicorn did not reload"
-                time.sleep(0.1)
+            wait_until(lambda: pid(url) not in (None, before), "the reload")
             assert statuses(url) == {200: REQUESTS}
 
 
@@ -160,7 +165,7 @@ class TestInProcess:
     def test_deadlocks_without(self, scenario, servers_python, app_dir):
         """Without the package requests fail in such a process."""
         result = self.run(scenario, servers_python, app_dir, DISABLED)
-        assert "answered, others" in result.stderr, result.stderr
+        assert "answered, others: {500}" in result.stderr, result.stderr  # the pool's timeout
 
     def test_answers_every_request(self, scenario, servers_python, app_dir):
         """Installed and nothing else done, every request is answered with 200."""

@@ -25,8 +25,7 @@ DEADLOCKING = [name for name, shape in SHAPES.items() if not shape.control]
 CONTROLS = [name for name, shape in SHAPES.items() if shape.control]
 
 LIMIT = 40  # threads, the default
-POOL_TIMEOUT = 5  # seconds, as in shapes/data.py
-CHILD_TIMEOUT = 300  # seconds; load.py gives up on a single run long before
+CHILD_TIMEOUT = 900  # seconds; load.py gives up on a single run long before
 
 # Each gives the loop another kind of work: plain hops, pauses, a hop per item, a hop outside any
 # lease, hops within hops.
@@ -59,6 +58,12 @@ def not_answered(reports: list[Report]) -> list[Report]:
     return [r for r in reports if r["outcomes"].get("200") != r["requests"]]
 
 
+def is_deadlock(report: Report) -> bool:
+    """Tell whether requests have waited for a connection in vain, and nothing else went wrong."""
+    outcomes = {outcome for outcome, requests in report["outcomes"].items() if requests}
+    return "TimeoutError" in outcomes <= {"200", "TimeoutError", "never answered"}
+
+
 def test_the_gauge_sees_more_threads_than_the_limit(wheel_python):
     """A limit of 45 shows as more than 40 hops at once: the bound below could be broken."""
     (report,) = send(
@@ -80,7 +85,7 @@ def stock(request, wheel_python):
     }
 
     def send_stock(name: str) -> Report:
-        options = ("--stop-at-failure", "--deadline", str(3 * POOL_TIMEOUT))
+        options = ("--stop-at-failure",)
         (report,) = send(wheel_python, name, *options, FASTAPI_OVERFLOW_DISABLE="1")
         return report
 
@@ -93,8 +98,9 @@ def stock(request, wheel_python):
 class TestWithoutThePackage:
     @pytest.mark.parametrize("name", DEADLOCKING)
     def test_requests_fail(self, stock, name):
-        """Of 200 requests at once some fail or are never answered."""
-        assert not_answered([stock[name].result()])
+        """Of 200 requests at once some wait for a connection until the pool's timeout."""
+        report = stock[name].result()
+        assert is_deadlock(report), report
 
     @pytest.mark.parametrize("name", CONTROLS)
     def test_one_hop_does_not_deadlock(self, stock, name):
@@ -170,10 +176,10 @@ class TestLoops:
 
 class TestMixed:
     def test_fails_without_the_package(self, wheel_python):
-        """All shapes at once, 3,000 requests: without the package some fail."""
-        options = ("--requests", "3000", "--stop-at-failure", "--deadline", "30")
-        reports = send(wheel_python, "mixed", *options, FASTAPI_OVERFLOW_DISABLE="1")
-        assert not_answered(reports)
+        """All shapes at once, 3,000 requests: without the package some wait in vain."""
+        options = ("--requests", "3000", "--stop-at-failure")
+        (report,) = send(wheel_python, "mixed", *options, FASTAPI_OVERFLOW_DISABLE="1")
+        assert is_deadlock(report), report
 
     @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
     def test_3000_requests_are_answered(self, wheel_python, loop):

@@ -11,6 +11,7 @@ import weakref
 
 import anyio
 import pytest
+from anyio import from_thread
 from sqlalchemy.pool import QueuePool
 
 from fastapi_overflow import run_in_threadpool
@@ -18,10 +19,20 @@ from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import stacks as _stacks
 from fastapi_overflow._watching.advice import is_pinned_now
 from observed import until
+from support import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
 needs_stacks = pytest.mark.skipif(not _stacks.can_be_read(), reason="stacks aren't read here")
+
+
+def sleep_until(looked):
+    while not looked.is_set():
+        time.sleep(0.01)
+
+
+def wait_in_loop(looked):
+    from_thread.run(until, looked.is_set, "a look at the thread")
 
 
 @needs_stacks
@@ -85,16 +96,16 @@ class TestStacks:
     @pytest.mark.parametrize(
         ("wait", "waits"),
         [
-            pytest.param(lambda: threading.Event().wait(0.5), True, id="event"),
-            pytest.param(lambda: time.sleep(0.5), False, id="sleep"),
-            pytest.param(lambda: anyio.from_thread.run(anyio.sleep, 0.5), False, id="loop"),
+            pytest.param(lambda looked: looked.wait(PATIENCE), True, id="event"),
+            pytest.param(sleep_until, False, id="sleep"),
+            pytest.param(wait_in_loop, False, id="loop"),
         ],
     )
     async def test_waits_for_thread(self, wait, waits):
         """Waiting for another thread is told from sleeping, working and waiting for the loop."""
+        looked, seen = threading.Event(), set()
         async with anyio.create_task_group() as group:
-            group.start_soon(run_in_threadpool, wait)
-            seen = set()
+            group.start_soon(run_in_threadpool, wait, looked)
 
             def look():
                 frames = _stacks.hop_frames(current_limiter().pool.loop)
@@ -102,6 +113,7 @@ class TestStacks:
                 return waits in seen
 
             await until(look, "the thread seen waiting")
+            looked.set()
         if waits is False:
             assert seen == {False}
 

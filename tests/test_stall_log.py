@@ -15,8 +15,16 @@ from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import episodes as _episode
 from fastapi_overflow._watching import stacks as _stacks
 from fastapi_overflow._watching import stall_log as _stall_log
-from observed import busy, calm, deadlock, lose_token, request, until
-from support import run_python
+from observed import (
+    busy,
+    calm,
+    deadlock,
+    finish_something,
+    lose_token,
+    request,
+    until,
+)
+from support import PATIENCE, run_python
 
 pytestmark = pytest.mark.anyio
 
@@ -48,8 +56,9 @@ class TestWhatIsTold:
         (record,) = told("stall_begin")
         assert record.waiting_later > 0
 
-    async def test_brief_is_not(self, told):
+    async def test_brief_is_not(self, told, monkeypatch):
         """A short stall in which only new requests wait is counted, and not told."""
+        monkeypatch.setattr(_episode, "TELL_AFTER", 2 * PATIENCE)  # however slow the machine
         set_thread_limit(3)
         async with busy(4):
             await until(lambda: stats().stalled, "a stall")
@@ -76,7 +85,7 @@ class TestWhatIsTold:
         begun = 0
 
         def work():
-            assert at_work.acquire(timeout=20)
+            assert at_work.acquire(timeout=2 * PATIENCE)
             at_work.release()
 
         async def under_way():
@@ -107,7 +116,7 @@ class TestWhatIsTold:
         async with busy(4):
             for _ in range(2):
                 await until(lambda: stats().stalled, "a stall")
-                current_limiter().pool._dispatcher.finished += 1
+                finish_something()
                 await until(lambda: not stats().stalled, "a pause")
             assert not stats().stalled
             assert told("stall_end") == []
@@ -121,7 +130,7 @@ class TestWhatIsTold:
             await until(lambda: stats().stalled, "a stall")
 
             def moves():
-                current_limiter().pool._dispatcher.finished += 1
+                finish_something()
                 return told("stall_end")
 
             await until(moves, "its end")
@@ -174,7 +183,7 @@ class TestStallBegins:
         handed_on: queue.Queue[None] = queue.Queue()
 
         def other():
-            handed_on.get(timeout=20)
+            handed_on.get(timeout=2 * PATIENCE)
 
         async with busy(3) as (_, group):
             for _ in range(3):

@@ -22,7 +22,7 @@ from fastapi_overflow import Stats, run_in_threadpool, set_thread_limit, stats
 from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import episodes as _episode
 from observed import Gate, busy, calm, deadlock, lose_token, request, until
-from support import run_python
+from support import PATIENCE, run_python
 
 pytestmark = pytest.mark.anyio
 
@@ -114,10 +114,11 @@ class TestTotals:
         """Hops that had to wait are counted, and for how long all of them waited."""
         calm(3)
         async with busy(5):
-            await until(lambda: stats().longest_wait > 0.01, "a wait")
+            begun = stats().longest_wait  # all three wait by now
+            await until(lambda: stats().longest_wait > begun + 0.01, "a longer wait")
         now = stats()
         assert (now.hops, now.waits, now.peak_waiting, now.peak_threads) == (5, 3, 3, 2)
-        assert now.seconds_waited > 0.02
+        assert now.seconds_waited > 3 * 0.01
 
     async def test_cancelled_wait(self):
         """A wait that is cancelled was a wait; the hop never was one."""
@@ -175,7 +176,7 @@ class TestDeadlocksAverted:
         slow = threading.Lock()  # a bare lock: from outside, as good as work
 
         def work():
-            assert slow.acquire(timeout=20)
+            assert slow.acquire(timeout=2 * PATIENCE)
             slow.release()
 
         async def under_way():
@@ -251,6 +252,7 @@ class TestDeadlocksAverted:
                         ended = finished() + (3 if each is gate else 1)
                         each.open()
                         await until(partial(has_ended, ended), "the end of the hops at the gate")
+                        # The time that must lie between the two for them to have no connection.
                         await anyio.sleep(2 * current_limiter().pool.stall_seconds)
             finally:
                 later.open()
@@ -288,14 +290,30 @@ from starlette.responses import Response
 from starlette.routing import Route
 import fastapi_overflow
 
+REQUESTS, THREADS = 6, 3
 pool = threading.BoundedSemaphore(1)
+begun, wanted, got, answered = [], [], [], []
+
+def check_out():
+    wanted.append(True)
+    pool.acquire()
+    got.append(True)
+
+def threads_are_blocked():
+    return len(wanted) - len(got) >= min(THREADS, REQUESTS - len(answered) - 1)
+
+async def until(condition):
+    while not condition():
+        await anyio.sleep(0.001)
 
 async def endpoint(request):
     await run_in_threadpool(int)
-    await anyio.sleep(0.01)
-    await run_in_threadpool(pool.acquire)
-    await anyio.sleep(0.01)
+    begun.append(True)
+    await until(lambda: len(begun) == REQUESTS)
+    await run_in_threadpool(check_out)
+    await until(threads_are_blocked)
     await run_in_threadpool(pool.release)
+    answered.append(True)
     return Response()
 
 app = Starlette(routes=[Route("/", endpoint)])
@@ -309,17 +327,19 @@ async def get():
     await app(scope, receive, send)
 
 async def main():
-    if not fastapi_overflow.patched():
-        to_thread.current_default_thread_limiter().total_tokens = 3
+    patched = fastapi_overflow.patched()
+    limiter = to_thread.current_default_thread_limiter()
+    if not patched:
+        limiter.total_tokens = THREADS
     async with anyio.create_task_group() as group:
-        def give_up():
+        for _ in range(REQUESTS):
+            group.start_soon(get)
+        if not patched:
+            # The threads wait for the connection, and the request that has it for a thread.
+            await until(lambda: limiter.borrowed_tokens == THREADS and threads_are_blocked()
+                and limiter.statistics().tasks_waiting == REQUESTS - THREADS)
             print("deadlock", fastapi_overflow.stats(all_loops=True).deadlocks_averted, flush=True)
             os._exit(0)
-        timer = threading.Timer(10, give_up)
-        timer.daemon = True
-        timer.start()
-        for _ in range(6):
-            group.start_soon(get)
     print("finished", fastapi_overflow.stats(all_loops=True).deadlocks_averted, flush=True)
 
 anyio.run(main)
@@ -373,7 +393,7 @@ class TestFromAnywhere:
         """With FASTAPI_OVERFLOW_DISABLE set, all is 0 and nothing fails."""
         code = "import fastapi_overflow as f; print(f.stats() == f.Stats(), f.is_saturated())"
         env = {"FASTAPI_OVERFLOW_DISABLE": "1"}
-        assert run_python(wheel_python, code, timeout=30, env=env).stdout.split() == [
+        assert run_python(wheel_python, code, timeout=PATIENCE, env=env).stdout.split() == [
             "True",
             "False",
         ]
@@ -406,11 +426,14 @@ class TestAllLoops:
 
         async def main():
             stats()
+            counted.append(stats(all_loops=True).loops)
 
+        counted = []
         gc.collect()
         before = stats(all_loops=True).loops
         for _ in range(3):
             anyio.run(main)
+        assert counted[0] == before + 1
         gc.collect()
         assert stats(all_loops=True).loops <= before
 
@@ -435,7 +458,7 @@ class TestAllLoops:
                     group.start_soon(run_in_threadpool, int)
         finally:
             stop.set()
-            thread.join(20)
+            thread.join(PATIENCE)
         assert errors == []
 
 

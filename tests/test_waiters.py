@@ -57,6 +57,8 @@ class TestOrder:
                     assert getattr(queue, what)() is chosen
                     queue.remove(chosen)
                     waiting.remove(chosen)
+                elif what == "under_way":  # the others are asked for only where there is somebody
+                    assert queue.under_way() is None
             elif step == "gives up" and waiting:
                 chosen = waiting.pop(what % len(waiting))
                 queue.remove(chosen)

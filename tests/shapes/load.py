@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("shapes", nargs="+", help="names of table.py; mixed: all of them at once")
     parser.add_argument("--requests", type=int, nargs="+", default=[200])
     parser.add_argument("--loop", choices=("asyncio", "uvloop", "trio"), default="asyncio")
-    parser.add_argument("--deadline", type=float, default=60, help="seconds, for each run")
+    parser.add_argument("--deadline", type=float, default=240, help="seconds, for each run")
     parser.add_argument("--stop-at-failure", action="store_true")
     parser.add_argument("--stacks", action="store_true", help="show them at the deadline")
     args = parser.parse_args()
