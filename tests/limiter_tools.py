@@ -63,6 +63,7 @@ def make_limiter(
     limiter = OverflowLimiter(
         total, stall_seconds=STALL_SECONDS, clock=clock, observer=observer, **options
     )
+    observer.attach(limiter.pool)
     if default:
         limiters._limiters.set(limiter)
     return limiter, clock

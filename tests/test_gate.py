@@ -252,6 +252,13 @@ def engine():
     engine.dispose()
 
 
+def watched_limiter(**options):
+    observer = PoolObserver()
+    limiter = OverflowLimiter(40, observer=observer, **options)
+    observer.attach(limiter.pool)
+    return limiter
+
+
 @pytest.mark.anyio
 class TestSQLAlchemy:
     """With threads that queue for the connections of a real pool."""
@@ -286,14 +293,12 @@ class TestSQLAlchemy:
 
     async def test_held_back(self, engine):
         """More threads than connections: those that could only queue are kept free, all answer."""
-        limiter = OverflowLimiter(40, observer=PoolObserver())
+        limiter = watched_limiter()
         held_back, answered = await self.load(engine, limiter, 400)
         assert answered == 400
         assert held_back > 20
 
     async def test_off(self, engine):
         """With the gate off none are kept free: what the other test sees is its doing."""
-        held_back, answered = await self.load(
-            engine, OverflowLimiter(40, gate=False, observer=PoolObserver()), 400
-        )
+        held_back, answered = await self.load(engine, watched_limiter(gate=False), 400)
         assert (held_back, answered) == (0, 400)

@@ -8,8 +8,8 @@ from unittest.mock import Mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastapi_overflow._threads.lease import MANY_HOPS
-from fastapi_overflow._threads.waiters import Waiter, WaiterQueue
+from fastapi_overflow._threads.lease import MANY_HOPS, Waiter
+from fastapi_overflow._threads.waiters import WaiterQueue
 
 
 def waiter(depth):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from threading import RLock
+from typing import Protocol, cast
 from weakref import ref
 
 from anyio import to_thread
@@ -16,7 +17,7 @@ from anyio.lowlevel import RunVar
 from .. import _settings
 from .._threads.clock import current_clock
 from .._threads.counters import Counters
-from .._threads.observer import NoObserver, Observer
+from .._threads.observer import Observer
 from .._threads.pool import TokenPool
 from .lease_of_request import current_lease
 from .limiter import OverflowLimiter
@@ -27,8 +28,16 @@ STOCK_LIMIT = 40  # threads: anyio's default, and trio's
 # runs unpatched, but must still be able to ask `patched()`.
 _anyio_current_limiter = getattr(to_thread, "current_default_thread_limiter", None)
 
-# Makes who is told of a new loop's pool; set when the app is patched.
-make_observer: Callable[[], Observer] = NoObserver
+
+class AttachedObserver(Observer, Protocol):
+    """Who is told what one pool does."""
+
+    def attach(self, pool: TokenPool) -> None:
+        """Take note of the pool, in which nothing has happened yet."""
+
+
+# Makes who is told of a new loop's pool; set by `_watching`, which knows this room.
+make_observer: Callable[[], AttachedObserver] | None = None
 
 _limiters: RunVar[OverflowLimiter] = RunVar("fastapi_overflow_limiter")
 
@@ -54,7 +63,7 @@ def current_pool() -> TokenPool:
     """Return the pool of the running event loop: faster on asyncio than `current_limiter`."""
     lease = current_lease.get()
     if lease is not None and lease.pool.is_running_here():
-        return lease.pool
+        return cast("TokenPool", lease.pool)
     global _latest
     pool = _latest()  # one look, other threads' loops write it too
     if pool is None or not pool.is_running_here():
@@ -76,15 +85,19 @@ def _new_limiter() -> OverflowLimiter:
         from . import handover  # late: not at the cost of importing Starlette
 
         handover.install()
-    return OverflowLimiter(
+    observer = None if make_observer is None else make_observer()
+    limiter = OverflowLimiter(
         limit,
         reserve=settings.reserve,
         stall_threads=settings.stall_threads,
         stall_seconds=settings.stall_seconds,
         gate=settings.gate,
         clock=current_clock(),
-        observer=make_observer(),
+        observer=observer,
     )
+    if observer is not None:
+        observer.attach(limiter.pool)
+    return limiter
 
 
 class _AllLoops:

@@ -6,13 +6,10 @@ Asked by the pool for every hop. It must keep no task alive.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 from .lease import Lease
-
-if TYPE_CHECKING:
-    from .pool import TokenPool
 
 
 class Callers:
@@ -28,7 +25,7 @@ class Callers:
         # By weak reference. Not a WeakSet: that is Python code, at each look.
         self._hopped: set[ref[Any]] = set()
 
-    def open_lease(self, pool: TokenPool, under_way: bool) -> Lease:
+    def open_lease(self, pool: object, under_way: bool) -> Lease:
         task = self._current_task()
         return Lease(pool, 1 if under_way or self._has_hopped(task) else 0, task)
 

@@ -13,11 +13,11 @@ from .clock import Clock
 from .counters import Counters
 from .gate import Gate
 from .growth import ByKind
-from .lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease
+from .lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease, Waiter
 from .lingering import Lingering
 from .observer import Observer
 from .tokens import Tokens
-from .waiters import Waiter, WaiterQueue
+from .waiters import WaiterQueue
 
 
 class Dispatcher:

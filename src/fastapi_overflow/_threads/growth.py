@@ -14,7 +14,8 @@ from heapq import heappop, heappush
 from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
-from .waiters import LaterHops, Waiter
+from .lease import Waiter
+from .waiters import LaterHops
 
 MOST = 1024  # threads at one look; the pool has its own bound
 

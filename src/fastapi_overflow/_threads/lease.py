@@ -1,15 +1,15 @@
-"""A request's claim to a thread.
+"""A request's claim to a thread, and a hop that waits for one.
 
-Opened and closed where the app is entered, moved between its states by the pool.
+A lease is opened and closed where the app is entered. Both are moved between their states by the
+pool.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import time
+from typing import Any
 
-if TYPE_CHECKING:
-    from .pool import TokenPool
-    from .waiters import Waiter
+from .clock import WakeUp
 
 # What the own token of a lease does: there is none; a hop runs with it; it lingers.
 NONE, BUSY, LINGERING = range(3)
@@ -23,6 +23,7 @@ MANY_HOPS = 32
 class Lease:
     """One request's claim to a thread.
 
+    :ivar pool: the `TokenPool` that it belongs to
     :ivar hops: made so far, and so the depth of the next one: 0 is a first hop
     :ivar task: the task that made the last of them; before the first, the one that opened the
         lease. None once it is closed, as the task leads back to the lease
@@ -47,8 +48,8 @@ class Lease:
         "waiting_first",
     )
 
-    def __init__(self, pool: TokenPool, hops: int, task: Any) -> None:
-        self.pool = pool
+    def __init__(self, pool: Any, hops: int, task: Any) -> None:
+        self.pool: Any = pool
         self.hops = hops
         self.task = task
         self.token = NONE
@@ -62,5 +63,46 @@ class Lease:
 
 # Stands for the lease of a hop that has a token of the reserve or of the growth and no lease to
 # keep it.
-EXTRA = Lease(cast("TokenPool", None), 0, None)
+EXTRA = Lease(None, 0, None)
 EXTRA.closed = EXTRA.extra = True
+
+
+class Waiter:
+    """One hop that waits for a token.
+
+    :ivar depth: 0 for a first hop, anything above for a later one
+    :ivar func: what it will call, as far as is known
+    :ivar waiting: whether it is in the queue
+    :ivar granted: whether it has left the queue with a token
+    :ivar arrival: its number in the order of age
+    :ivar since: time.monotonic() when it began to wait
+    """
+
+    __slots__ = (
+        "arrival",
+        "borrower",
+        "depth",
+        "func",
+        "granted",
+        "lease",
+        "since",
+        "waiting",
+        "wake_up",
+    )
+
+    def __init__(
+        self, borrower: object, lease: Lease | None, depth: int, wake_up: WakeUp, func: object
+    ) -> None:
+        self.borrower = borrower
+        self.lease = lease
+        self.depth = depth
+        self.func = func
+        self.waiting = True
+        self.granted = False
+        self.wake_up = wake_up
+        self.arrival = 0
+        self.since = time.monotonic()
+
+    def wake(self) -> None:
+        if not self.wake_up.done():  # else cancelled in this turn
+            self.wake_up.set_result(None)

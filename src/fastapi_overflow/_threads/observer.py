@@ -5,17 +5,11 @@ Given to the pool when it is made. A pool without anybody to tell has a `NoObser
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from .pool import TokenPool
+from typing import Protocol
 
 
 class Observer(Protocol):
     """Told in the event loop's thread, when the pool's own state is whole. It must not raise."""
-
-    def attach(self, pool: TokenPool) -> None:
-        """Take note of the pool, in which nothing has happened yet."""
 
     def stalled(self, seconds: float) -> None:
         """Nothing has finished for `seconds`; the pool is about to grow."""
@@ -43,7 +37,6 @@ class Observer(Protocol):
 
 
 class NoObserver:
-    def attach(self, pool: TokenPool) -> None: ...
     def stalled(self, seconds: float) -> None: ...
     def grown(self) -> None: ...
     def moved(self) -> None: ...

@@ -14,10 +14,9 @@ from .clock import Clock
 from .counters import Counters
 from .dispatcher import Dispatcher
 from .gate import Gate
-from .lease import LINGERING, Lease
+from .lease import LINGERING, Lease, Waiter
 from .observer import NoObserver, Observer
 from .stall_watch import Progress, StallWatch
-from .waiters import Waiter
 
 if TYPE_CHECKING:
     from .snapshot import Snapshot
@@ -94,7 +93,6 @@ class TokenPool:
         self.somebody_waits = dispatcher.somebody_waits
         self.finish = dispatcher.finish
         self.abandon = dispatcher.abandon
-        self.observer.attach(self)
 
     def resize(self, limit: float, reserve: int) -> None:
         """Set limit and reserve; who may run now is woken, tokens that linger are taken back."""

@@ -6,58 +6,12 @@ is next; and never look at what a hop will call, which is the app's.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from .lease import MANY_HOPS
-
-if TYPE_CHECKING:
-    from .clock import WakeUp
-    from .lease import Lease
-
-
-class Waiter:
-    """One hop that waits for a token.
-
-    :ivar depth: 0 for a first hop, anything above for a later one
-    :ivar func: what it will call, as far as is known
-    :ivar waiting: whether it is in the queue
-    :ivar granted: whether it has left the queue with a token
-    :ivar arrival: its number in the order of age
-    :ivar since: time.monotonic() when it began to wait
-    """
-
-    __slots__ = (
-        "arrival",
-        "borrower",
-        "depth",
-        "func",
-        "granted",
-        "lease",
-        "since",
-        "waiting",
-        "wake_up",
-    )
-
-    def __init__(
-        self, borrower: object, lease: Lease | None, depth: int, wake_up: WakeUp, func: object
-    ) -> None:
-        self.borrower = borrower
-        self.lease = lease
-        self.depth = depth
-        self.func = func
-        self.waiting = True
-        self.granted = False
-        self.wake_up = wake_up
-        self.arrival = 0
-        self.since = time.monotonic()
-
-    def wake(self) -> None:
-        if not self.wake_up.done():  # else cancelled in this turn
-            self.wake_up.set_result(None)
+from .lease import MANY_HOPS, Waiter
 
 
 class Order(Protocol):

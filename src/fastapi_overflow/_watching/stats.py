@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 from anyio import from_thread
 
@@ -141,7 +141,7 @@ def _pool_here() -> TokenPool:
         pass
     lease = current_lease.get()
     if lease is not None:
-        return lease.pool
+        return cast("TokenPool", lease.pool)
     # A callback of the loop, a hop outside any request.
     loops = (asyncio._get_running_loop(), getattr(threading.current_thread(), "loop", None))
     for pool in live_pools():
