@@ -57,8 +57,9 @@ def elsewhere(wheel, tmp_path_factory):
 
 class TestDeadlock:
     def test_without_the_package_most_requests_are_lost(self, shown):
-        """The app alone deadlocks: more than half of the requests get no connection in time."""
-        assert shown.report["without"]["failures"]["HTTP 500"] > DEADLOCK / 2
+        """The app alone deadlocks: requests get no connection in time, and most no answer."""
+        assert shown.report["without"]["failures"]["HTTP 500"] > 0  # the pool's timeout
+        assert shown.report["without"]["succeeded"] < DEADLOCK / 2
 
     def test_with_it_none_is_lost(self, shown):
         """The same app with the package installed answers every request, and the exit code is 0."""

@@ -76,7 +76,7 @@ def test_the_gauge_sees_more_threads_than_the_limit(wheel_python):
 def stock(request, wheel_python):
     """Reports of 200 requests each with FASTAPI_OVERFLOW_DISABLE=1, by shape.
 
-    Four at a time: they spend their time waiting for the timeout.
+    Eight at a time: they spend their time waiting for the timeout.
     """
     names = {
         item.callspec.params["name"]
@@ -89,7 +89,7 @@ def stock(request, wheel_python):
         (report,) = send(wheel_python, name, *options, FASTAPI_OVERFLOW_DISABLE="1")
         return report
 
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(8) as pool:
         reports: dict[str, Future[Report]] = {n: pool.submit(send_stock, n) for n in names}
         yield reports
         pool.shutdown(cancel_futures=True)
