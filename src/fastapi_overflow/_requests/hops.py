@@ -46,9 +46,11 @@ class Hop(partial[Any]):
     _pool: TokenPool
 
     async def __aenter__(self) -> None:
-        self._pool = pool = current_pool()
+        lease = current_lease.get()
+        pool = lease.pool if lease is not None and lease.pool.is_running_here() else current_pool()
+        self._pool = pool
         task = pool.current_task()
-        waiter = pool.start_acquire(task, current_lease.get(), self)
+        waiter = pool.start_acquire(task, lease, self)
         if waiter is not None:
             await pool.wait(waiter)
         elif pool.somebody_waits():

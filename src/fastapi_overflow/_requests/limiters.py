@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from threading import RLock
-from typing import Protocol, cast
+from typing import Protocol
 from weakref import ref
 
 from anyio import to_thread
@@ -19,7 +19,6 @@ from .._threads.clock import current_clock
 from .._threads.counters import Counters
 from .._threads.observer import Observer
 from .._threads.pool import TokenPool
-from .lease_of_request import current_lease
 from .limiter import OverflowLimiter
 
 STOCK_LIMIT = 40  # threads: anyio's default, and trio's
@@ -61,9 +60,6 @@ def current_limiter() -> OverflowLimiter:
 
 def current_pool() -> TokenPool:
     """Return the pool of the running event loop: faster on asyncio than `current_limiter`."""
-    lease = current_lease.get()
-    if lease is not None and lease.pool.is_running_here():
-        return cast("TokenPool", lease.pool)
     global _latest
     pool = _latest()  # one look, other threads' loops write it too
     if pool is None or not pool.is_running_here():

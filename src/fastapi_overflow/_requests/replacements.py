@@ -79,7 +79,7 @@ def wrap_starlette_call(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: 
         # that is how uvicorn tells an app from a factory of apps.
         return wrapped(*args, **kwargs)
     try:
-        scope, receive, send = _asgi_arguments(*args, **kwargs)
+        scope, receive, send = args if len(args) == 3 else _asgi_arguments(*args, **kwargs)
         is_request = scope["type"] in ("http", "websocket")
     except Exception:
         is_request = False  # not what ASGI says: Starlette's own error, when it is awaited

@@ -6,6 +6,7 @@ only by what is free, who waits, and how wide the gate is.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -93,7 +94,7 @@ class Dispatcher:
             if not (depth or self.gate_is_open()):
                 return False
             self._grant(borrower, lease, extra)
-            taken = tokens.taken
+            taken = len(tokens.borrowers) + len(tokens.lingering)
             if taken > self._counters.peak_threads or extra:
                 self._counters.took(taken, extra)
         if self.reports_hops:
@@ -140,12 +141,18 @@ class Dispatcher:
             self.finished_extra += 1
         else:
             self.finished += 1
-        if self._may_linger(lease):
+        if (
+            lease.closed
+            or (self._owes_reserve and lease.extra)
+            # A token should not stay with a request for ever if others need it.
+            or (lease.streak >= MANY_HOPS and self._is_needed_back())
+            or (self.tokens.lowered and self.tokens.has_too_many(lease))
+        ):
+            self.give_back((lease,))
+        else:
             self.lingering.add(lease)
             if self.waiters.size:
                 self.lingering.count_turns()
-        else:
-            self.give_back((lease,))
 
     def abandon(self, borrower: object) -> None:
         """Return the token of a hop that never ran to the next waiter."""
@@ -154,17 +161,8 @@ class Dispatcher:
             self._observer.hop_ended(borrower, False)
         self.give_back(() if lease is None else (lease,))
 
-    def _may_linger(self, lease: Lease) -> bool:
-        return not (
-            lease.closed
-            or (self._owes_reserve and lease.extra)
-            # A token should not stay with a request for ever if others need it.
-            or (
-                lease.streak >= MANY_HOPS
-                and (self.waiters.size > 0 or self.tokens.taken >= self.tokens.limit)
-            )
-            or self.tokens.has_too_many(lease)
-        )
+    def _is_needed_back(self) -> bool:
+        return self.waiters.size > 0 or self.tokens.taken >= self.tokens.limit
 
     def give_back(self, leases: Iterable[Lease]) -> None:
         """Hand the tokens that these leases no longer have to the next waiters."""
@@ -209,7 +207,7 @@ class Dispatcher:
             return
         waiter.granted = True
         self._grant(borrower, waiter.lease, extra)
-        taken = self.tokens.taken
+        taken = len(self.tokens.borrowers) + len(self.tokens.lingering)
         if taken > self._counters.peak_threads or extra:
             self._counters.took(taken, extra, beyond=taken > self.tokens.limit)
         waiter.wake()
@@ -226,7 +224,8 @@ class Dispatcher:
 
     def gate_is_open(self) -> bool:
         """Tell whether a first hop may take a regular token that is free."""
-        return self.tokens.taken - self.tokens.extra < self.gate.width
+        width = self.gate.width
+        return width == math.inf or self.tokens.taken - self.tokens.extra < width
 
     # ---- called through the stall watch
 

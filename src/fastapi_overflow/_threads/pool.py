@@ -153,7 +153,10 @@ class TokenPool:
             raise RuntimeError(ALREADY_HOLDING)
         if lease is not None and (lease.closed or lease.pool is not self):
             lease = None
-        depth = self._callers.depth(borrower, lease)
+        if lease is not None and borrower is lease.task:
+            depth = lease.hops
+        else:
+            depth = self._callers.depth(borrower, lease)
         if dispatcher.take(borrower, lease, depth):
             return None
         waiter = Waiter(borrower, lease, depth, self.clock.wake_up(), func)

@@ -24,15 +24,16 @@ class Tokens:
     :ivar reserve: of these, as it was set
     :ivar spare: of these, the reserve as it is in effect: it never takes the last token
     :ivar regular: of these, the others
+    :ivar lowered: whether more may be taken than now is allowed
     """
 
     __slots__ = (
-        "_lowered",
         "_stall_threads",
         "borrowers",
         "extra",
         "limit",
         "lingering",
+        "lowered",
         "regular",
         "reserve",
         "spare",
@@ -56,7 +57,7 @@ class Tokens:
         self.reserve = reserve
         self.spare = int(min(reserve, max(limit - 1, 0)))
         self.regular = limit - self.spare
-        self._lowered = True  # more may be taken than now is allowed
+        self.lowered = True
 
     @property
     def taken(self) -> int:
@@ -65,10 +66,10 @@ class Tokens:
     def has_regular(self) -> bool:
         """Tell whether a regular token is free."""
         taken = len(self.borrowers) + len(self.lingering)
-        if self._lowered:
+        if self.lowered:
             # While more is out than now may be, reserve and growth count as regular too.
-            self._lowered = taken - self.extra > self.regular or self.extra > self.spare
-            if self._lowered and taken >= self.limit:
+            self.lowered = taken - self.extra > self.regular or self.extra > self.spare
+            if self.lowered and taken >= self.limit:
                 return False
         return taken - self.extra < self.regular
 
@@ -78,8 +79,8 @@ class Tokens:
         return self.extra < self.spare and len(self.borrowers) + len(self.lingering) < self.limit
 
     def has_too_many(self, lease: Lease) -> bool:
-        """Tell whether the limit was lowered below what is taken, the token of `lease` included."""
-        if not self._lowered or self.has_regular():
+        """Tell, once `lowered`, whether the token of `lease` is one too many."""
+        if self.has_regular():
             return False
         return not lease.extra or not self.limit or self.room_to_grow() < 0
 

@@ -82,9 +82,10 @@ class WaiterQueue:
 
     __slots__ = (
         "_arrivals",
-        "_by_age",
         "_by_depth",
         "_first_hops",
+        "_later_hops",
+        "_promoted",
         "_under_way",
         "_was_later",
         "by_kind",
@@ -96,9 +97,11 @@ class WaiterQueue:
     )
 
     def __init__(self) -> None:
-        # Not a dict: taking the head of a dict costs O(n) once heads were deleted.
+        # By age. Not dicts: taking the head of a dict costs O(n) once heads were deleted.
         self._first_hops: deque[Waiter] = deque()
-        self._by_age = LaterHops(lambda waiter: waiter.arrival)
+        self._later_hops: deque[Waiter] = deque()
+        # Of the later hops those that came as first ones: as old as they were, so not at the end.
+        self._promoted = LaterHops(lambda waiter: waiter.arrival)
         self._by_depth = LaterHops(lambda waiter: -waiter.depth)
         self._under_way = LaterHops(lambda waiter: -waiter.depth)
         self._arrivals = 0
@@ -115,6 +118,7 @@ class WaiterQueue:
         waiter.arrival = self._arrivals
         self.size += 1
         if waiter.depth:
+            self._later_hops.append(waiter)
             self._add_later(waiter)
         else:
             self.first += 1
@@ -124,8 +128,8 @@ class WaiterQueue:
 
     def _add_later(self, waiter: Waiter) -> None:
         self.later += 1
-        self._by_age.add(waiter)
-        self.later_since = self.oldest_later().since
+        if self.later == 1:
+            self.later_since = waiter.since
         if waiter.depth > 1:
             self._by_depth.add(waiter)
             if waiter.depth < MANY_HOPS:
@@ -136,28 +140,44 @@ class WaiterQueue:
     def remove(self, waiter: Waiter) -> None:
         waiter.waiting = False
         self.size -= 1
-        if waiter.depth:
-            self.later -= 1
-            # Without later hops at once: a stale entry leads to a task, that to its loop, and that
-            # to the limiter, so that a whole loop would stay when it has ended.
-            most = 2 * self.later + 16 if self.later else 0
-            for order in (self._by_age, self._by_depth, self._under_way):
-                if len(order.entries) > most:
-                    order.purge()
-            if self.by_kind is not None and len(self.by_kind) > 2 * most:
-                self.by_kind.purge()
-            oldest = self._by_age.next()
-            self.later_since = None if oldest is None else oldest.since
-        else:
+        if not waiter.depth:
             self.first -= 1
-            self._purge_first()
+            self._drop_stale_first_hops()
+            return
+        self.later -= 1
+        hops = self._later_hops
+        while hops and not hops[0].waiting:
+            hops.popleft()
+        # Without later hops at once: a stale entry leads to a task, that to its loop, and that to
+        # the limiter, so that a whole loop would stay when it has ended.
+        most = 2 * self.later + 16 if self.later else 0
+        if len(hops) > most:
+            self._later_hops = hops = deque(hop for hop in hops if hop.waiting)
+        if (
+            self._under_way.entries
+            or self._by_depth.entries
+            or self._promoted.entries
+            or self.by_kind
+        ):
+            self._purge(most)
+        if hops and not self._promoted.entries:
+            self.later_since = hops[0].since
+        else:
+            self.later_since = self.oldest_later().since if self.later else None
 
-    def _purge_first(self) -> None:
+    def _purge(self, most: int) -> None:
+        for order in (self._promoted, self._by_depth, self._under_way):
+            if len(order.entries) > most:
+                order.purge()
+        if self.by_kind is not None and len(self.by_kind) > most:
+            self.by_kind.purge()
+
+    def _drop_stale_first_hops(self) -> None:
         hops = self._first_hops
         while hops and not (hops[0].waiting and not hops[0].depth):
             hops.popleft()
         if len(hops) > 2 * self.first + 16:
-            self._first_hops = deque(hop for hop in hops if hop.waiting and not hop.depth)
+            self._first_hops = hops = deque(hop for hop in hops if hop.waiting and not hop.depth)
         self.first_since = hops[0].since if hops else None
 
     def promote(self, waiter: Waiter) -> None:
@@ -167,8 +187,10 @@ class WaiterQueue:
         """
         self.first -= 1
         waiter.depth = 1
-        self._purge_first()
+        self._drop_stale_first_hops()
+        self._promoted.add(waiter)
         self._add_later(waiter)
+        self.later_since = self.oldest_later().since
 
     def oldest(self) -> Waiter:
         """Return who has waited longest, first or later hop."""
@@ -190,7 +212,12 @@ class WaiterQueue:
         return self._first_hops[0] if first else self.oldest_later()
 
     def oldest_later(self) -> Waiter:
-        return self._by_age.entries[0][2]
+        if self._promoted.entries:
+            promoted = self._promoted.next()
+            hops = self._later_hops
+            if promoted is not None and not (hops and hops[0].arrival < promoted.arrival):
+                return promoted
+        return self._later_hops[0]
 
     def deepest(self) -> Waiter:
         """Return the later hop whose request has made most hops."""
@@ -203,15 +230,19 @@ class WaiterQueue:
         hold: 200 requests of 8 hops each on 15 connections took 15.4 s by age and 6.5 s so. Streams
         and WebSockets may have no end, and a request at its second hop has hardly begun.
         """
-        return self._under_way.next()
+        return self._under_way.next() if self._under_way.entries else None
 
     def order_by(self, order: Order | None) -> None:
         """Keep one more order of the later hops, or none any longer."""
         self.by_kind = order
         if order is not None:
-            for _, _, waiter in sorted(self._by_age.entries):
-                if waiter.waiting:
-                    order.add(waiter)
+            for waiter in self._all_later():
+                order.add(waiter)
+
+    def _all_later(self) -> list[Waiter]:
+        promoted = sorted(self._promoted.entries)
+        later = (*(entry[2] for entry in promoted), *self._later_hops)
+        return [waiter for waiter in later if waiter.waiting]
 
     def oldest_since(self) -> float | None:
         """Return the time.monotonic() since which somebody has waited; from any thread."""
@@ -221,15 +252,16 @@ class WaiterQueue:
     def check(self) -> None:
         """Assert the invariants, for the tests."""
         first = [hop for hop in self._first_hops if hop.waiting and not hop.depth]
-        later = [entry[2] for entry in self._by_age.entries if entry[2].waiting]
+        later = self._all_later()
         assert (len(first), len(later)) == (self.first, self.later)
         assert self.size == self.first + self.later
         assert all(waiter.depth for waiter in later)
         assert not any(waiter.granted for waiter in (*first, *later))
-        assert len(self._first_hops) <= (2 * self.first + 16 if self.first else 0)
         assert not first or self._first_hops[0] is first[0]
-        assert not later or self._by_age.entries[0][2].waiting
         assert self.first_since == min((hop.since for hop in first), default=None)
         assert self.later_since == min((hop.since for hop in later), default=None)
-        for order in (self._by_age, self._by_depth, self._under_way):
-            assert len(order.entries) <= (2 * self.later + 16 if self.later else 0)
+        assert len(self._first_hops) <= (2 * self.first + 16 if self.first else 0)
+        most = 2 * self.later + 16 if self.later else 0
+        for order in (self._promoted, self._by_depth, self._under_way):
+            assert len(order.entries) <= most
+        assert len(self._later_hops) <= most
