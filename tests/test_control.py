@@ -228,7 +228,7 @@ class TestBeforeAnyLoop:
 class TestDisabled:
     def test_says_that_it_has_no_effect(self, settings, monkeypatch, caplog):
         """With FASTAPI_OVERFLOW_DISABLE set it changes nothing and says so."""
-        disabled = _settings.current()._replace(disabled=True)
+        disabled = _settings.current().but(disabled=True)
         monkeypatch.setattr(_settings, "_decided", disabled)
         before = _settings.current()
         set_thread_limit(7)

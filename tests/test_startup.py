@@ -96,9 +96,23 @@ class TestDisabled:
 
 
 class TestFinder:
-    def test_stays_after_first_use(self, environment):
-        """Once Starlette is imported the finder stays: who iterates over the list misses none."""
+    def test_is_gone_after_first_use(self, environment):
+        """Once Starlette is imported no look-up passes through the finder any more."""
         done = environment.run(f"import starlette\n{FINDERS}", check=True)
+        assert done.stdout == "0\n"
+
+    def test_stays_where_there_are_threads(self, environment):
+        """A thread that is going through the finders misses none, as none is taken out then."""
+        code = """
+        import threading
+        end = threading.Event()
+        thread = threading.Thread(target=end.wait)
+        thread.start()
+        import starlette
+        end.set()
+        thread.join()
+        """
+        done = environment.run(dedent(code) + FINDERS, check=True)
         assert done.stdout == "1\n"
 
     def test_probing_for_fastapi_loads_nothing(self, environment):

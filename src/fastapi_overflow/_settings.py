@@ -4,12 +4,13 @@ Called by the patch, by every new limiter and by the command line. A wrong value
 `SettingsError`; nothing here touches a running limiter.
 """
 
-# No `from __future__ import annotations`: a NamedTuple compiles each that is a string.
+from __future__ import annotations
+
 import math
 import os
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
 
 from ._log import warn
 from ._startup import is_disabled_by
@@ -30,8 +31,8 @@ class SettingsError(ValueError):
     """A FASTAPI_OVERFLOW_* variable has a value that breaks its rule."""
 
 
-class Settings(NamedTuple):
-    """What a new limiter is made with.
+class Settings(SimpleNamespace):
+    """What a new limiter is made with. Never changed: `but` returns another one.
 
     :ivar disabled: whether everything is off; then the rest has not been read
     :ivar limit: threads per event loop
@@ -40,18 +41,40 @@ class Settings(NamedTuple):
     :ivar stall_seconds: seconds in which nothing must finish before the pool counts as stalled
     :ivar gate: whether to hold requests back while threads queue for database connections
     :ivar otel: whether to report to OpenTelemetry
-    :ivar sources: where each came from: "default", a variable's name or "set_thread_limit()"
+    :ivar sources: where each that isn't the default came from: a variable's name, or
+        "set_thread_limit()"
     """
 
-    disabled: bool = False
-    limit: int = 40
-    reserve: int = 1
-    stall_threads: int | None = None
-    stall_seconds: float = STALL_SECONDS
-    gate: bool = True
-    otel: bool = False
-    sources: Mapping[str, str] = MappingProxyType({})
+    # Not a NamedTuple or a dataclass: Python compiles these, at each import of Starlette.
+    disabled: bool
+    limit: int
+    reserve: int
+    stall_threads: int | None
+    stall_seconds: float
+    gate: bool
+    otel: bool
+    sources: Mapping[str, str]
 
+    def __init__(self, **values: Any) -> None:
+        sources = MappingProxyType(values.pop("sources", {}))
+        super().__init__(**{**DEFAULTS, **values, "sources": sources})
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"settings are never changed, not even {name!r}")
+
+    def but(self, **values: Any) -> Settings:
+        return Settings(**{**vars(self), **values})
+
+
+DEFAULTS: dict[str, Any] = {
+    "disabled": False,
+    "limit": 40,
+    "reserve": 1,
+    "stall_threads": None,
+    "stall_seconds": STALL_SECONDS,
+    "gate": True,
+    "otel": False,
+}
 
 # Variable, field of Settings.
 VARIABLES: dict[str, str] = {
@@ -90,7 +113,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {}
     if "limit" in given:
         values["limit"] = whole("limit", LIMIT_RULE, 3)
-    limit = values.get("limit", Settings().limit)
+    limit = values.get("limit", DEFAULTS["limit"])
     if "reserve" in given:
         rule = f"{RESERVE_RULE} (the limit is {limit})"
         values["reserve"] = whole("reserve", rule, 1)
@@ -173,7 +196,7 @@ def _with_choice(settings: Settings) -> Settings:
     if not _chosen:
         return settings
     sources = {**settings.sources, **dict.fromkeys(_chosen, "set_thread_limit()")}
-    return settings._replace(**_chosen, sources=sources)  # type: ignore[arg-type]
+    return settings.but(**_chosen, sources=sources)
 
 
 def warn_of_late_changes() -> None:

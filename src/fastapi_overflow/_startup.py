@@ -17,11 +17,7 @@ def is_disabled_by(environ) -> bool:  # type: ignore[no-untyped-def]
 
 
 def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
-    """Wait, as a finder of `sys.meta_path`, for Starlette; FastAPI imports it before all else.
-
-    It stays there for good: another thread may be iterating over the list, and would miss a finder
-    if this one took itself out.
-    """
+    """Wait, as a finder of `sys.meta_path`, for Starlette; FastAPI imports it before all else."""
     if fullname != "starlette":
         return None
     try:

@@ -6,6 +6,7 @@ nothing but this module: neither wrapt nor the settings.
 
 from __future__ import annotations
 
+import _thread
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -27,7 +28,7 @@ def find(fullname: str, path: Any, target: Any, finder: Any) -> ModuleSpec | Non
         if spec is None:
             continue
         if hasattr(spec.loader, "exec_module"):
-            spec.loader = cast("Loader", FirstImport(spec.loader))
+            spec.loader = cast("Loader", FirstImport(spec.loader, finder))
         else:  # a namespace package or a loader of an old kind: not what Starlette is installed as
             get_ready()
         return spec
@@ -37,11 +38,12 @@ def find(fullname: str, path: Any, target: Any, finder: Any) -> ModuleSpec | Non
 class FirstImport:
     """In the place of Starlette's loader until Starlette is loaded."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, finder: Any) -> None:
         self._loader = loader
+        self._finder = finder
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_loader":  # not there yet: a copy is being made
+        if name in ("_loader", "_finder"):  # not there yet: a copy is being made
             raise AttributeError(name)
         return getattr(self._loader, name)
 
@@ -53,9 +55,18 @@ class FirstImport:
         :raises SettingsError: which makes the import fail, at every attempt until it is mended
         """
         get_ready()
+        self._disarm()
         if cast("Any", spec.loader) is self:
             spec.loader = self._loader
         return self._loader.create_module(spec)
+
+    def _disarm(self) -> None:
+        """Take the finder off `sys.meta_path`, as each later import would pass through it.
+
+        Unless there are other threads: one that is iterating over the list would miss a finder.
+        """
+        if not _thread._count() and self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
 
     def exec_module(self, module: ModuleType) -> None:
         # Called only where another finder has put a loader of its own around this one.

@@ -13,7 +13,7 @@ import sys
 from importlib import import_module
 from threading import RLock, Thread
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
@@ -21,6 +21,9 @@ from .. import __version__, _settings
 from .._log import inform, warn
 from .functions import is_pristine, leads_to, rebind
 from .table import MODULES, NEEDED, TABLE, Point
+
+if TYPE_CHECKING:
+    from .._requests.limiters import AttachedObserver
 
 REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
 
@@ -83,10 +86,9 @@ def _on_import(module: ModuleType) -> None:
     try:
         for point in points:  # all rows are as expected before the first is touched
             _check(point)
-        from .._requests import replacements  # noqa: F401 - before the lock is held
-        from .._watching import observer
+        from .._requests import limiters, replacements  # noqa: F401 - before the lock is held
 
-        observer.install()
+        limiters.make_observer = _make_observer
         with _lock:
             for point in points:
                 if not in_place(point):
@@ -104,6 +106,12 @@ def _on_import(module: ModuleType) -> None:
         rebind(moved)
     if module.__name__ == "starlette.applications" and patched():
         _announce()
+
+
+def _make_observer() -> AttachedObserver:
+    from .._watching.observer import PoolObserver  # late: not at the cost of importing Starlette
+
+    return PoolObserver()
 
 
 def _announce() -> None:

@@ -7,16 +7,19 @@ pool directly. Its sentences are anyio's own: what fails with anyio's limiter fa
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio import CapacityLimiterStatistics, WouldBlock
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
-from .._threads.clock import Clock, current_clock
-from .._threads.observer import Observer
+from .._threads.clock import current_clock
 from .._threads.pool import TokenPool
 from .lease_of_request import current_lease
+
+if TYPE_CHECKING:
+    from .._threads.clock import Clock
+    from .._threads.observer import Observer
 
 
 class OverflowLimiter(anyio.CapacityLimiter):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from threading import RLock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
 from anyio import to_thread
@@ -17,7 +17,6 @@ from anyio.lowlevel import RunVar
 from .. import _settings
 from .._threads.clock import current_clock
 from .._threads.counters import Counters
-from .._threads.observer import Observer
 from .._threads.pool import TokenPool
 from .limiter import OverflowLimiter
 
@@ -28,11 +27,14 @@ STOCK_LIMIT = 40  # threads: anyio's default, and trio's
 _anyio_current_limiter = getattr(to_thread, "current_default_thread_limiter", None)
 
 
-class AttachedObserver(Observer, Protocol):
-    """Who is told what one pool does."""
+if TYPE_CHECKING:  # as in `_threads.clock`
+    from .._threads.observer import Observer
 
-    def attach(self, pool: TokenPool) -> None:
-        """Take note of the pool, in which nothing has happened yet."""
+    class AttachedObserver(Observer, Protocol):
+        """Who is told what one pool does."""
+
+        def attach(self, pool: TokenPool) -> None:
+            """Take note of the pool, in which nothing has happened yet."""
 
 
 # Makes who is told of a new loop's pool; set by `_watching`, which knows this room.

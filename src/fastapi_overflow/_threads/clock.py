@@ -10,40 +10,41 @@ import asyncio
 import sys
 from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import ref
 
+# Of no use at run time, and a protocol takes long to make at the import of Starlette.
+if TYPE_CHECKING:
 
-class WakeUp(Protocol):
-    """What a waiter awaits, once, until another task sets it: as much of a future as that takes."""
+    class WakeUp(Protocol):
+        """What a waiter awaits, once, until another task sets it: a part of a future."""
 
-    def __await__(self) -> Generator[Any, Any, Any]: ...
+        def __await__(self) -> Generator[Any, Any, Any]: ...
 
-    def done(self) -> bool: ...
+        def done(self) -> bool: ...
 
-    def set_result(self, result: None, /) -> None: ...
+        def set_result(self, result: None, /) -> None: ...
 
+    class Clock(Protocol):
+        """Turns, timers and the current task of one event loop."""
 
-class Clock(Protocol):
-    """Turns, timers and the current task of one event loop."""
+        def is_running_here(self) -> bool:
+            """Tell whether this loop runs in this thread, as far as is cheap to know."""
 
-    def is_running_here(self) -> bool:
-        """Tell whether this loop runs in this thread, as far as is cheap to know."""
+        def current_task(self) -> Any: ...
 
-    def current_task(self) -> Any: ...
+        def loop(self) -> Any:
+            """Return the asyncio loop, None on trio or when the loop is gone."""
 
-    def loop(self) -> Any:
-        """Return the asyncio loop, None on trio or when the loop is gone."""
+        def is_over(self) -> bool:
+            """Tell, in any thread, whether the loop is known to be closed."""
 
-    def is_over(self) -> bool:
-        """Tell, in any thread, whether the loop is known to be closed."""
+        def call_soon(self, callback: Callable[[], None]) -> None:
+            """Call back in the loop's next turn."""
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call back in the loop's next turn."""
+        def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
-
-    def wake_up(self) -> WakeUp: ...
+        def wake_up(self) -> WakeUp: ...
 
 
 class AsyncioClock:
@@ -145,5 +146,5 @@ def current_clock() -> Clock:
         except RuntimeError:
             pass  # loaded, but not what runs here
         else:
-            return cast(Clock, TrioClock(trio))
+            return cast("Clock", TrioClock(trio))
     return AsyncioClock()

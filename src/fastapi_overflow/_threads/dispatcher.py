@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from .clock import Clock
 from .counters import Counters
 from .gate import Gate
-from .growth import ByKind
 from .lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease, Waiter
 from .lingering import Lingering
-from .observer import Observer
 from .tokens import Tokens
 from .waiters import WaiterQueue
+
+if TYPE_CHECKING:
+    from .clock import Clock
+    from .observer import Observer
 
 
 class Dispatcher:
@@ -239,6 +241,8 @@ class Dispatcher:
                 self._admit(waiters.oldest(), extra=True)
             return
         if waiters.by_kind is None:
+            from .growth import ByKind  # late: most processes never stall
+
             waiters.order_by(ByKind())
         for _ in range(self._room(most)):
             if waiters.by_kind is None or (waiter := waiters.by_kind.next()) is None:

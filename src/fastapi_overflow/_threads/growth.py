@@ -1,6 +1,6 @@
 """Who gets the next thread of a stalled pool: a guess at who holds what all others wait for.
 
-Asked through the stall watch while nothing finishes. It must never leave a kind of hop without its
+Imported and asked while a pool is stalled. It must never leave a kind of hop without its
 chance, and never hash, compare or ask for attributes what a hop will call: that is the app's, and
 may raise.
 """
@@ -16,26 +16,6 @@ from typing import Any
 
 from .lease import Waiter
 from .waiters import LaterHops
-
-MOST = 1024  # threads at one look; the pool has its own bound
-
-
-class Growth:
-    """By how many threads a pool grows in one stall: at its looks 1, then 2, 4, ..."""
-
-    __slots__ = ("_threads",)
-
-    def __init__(self) -> None:
-        self._threads = 1
-
-    @property
-    def begun(self) -> bool:
-        return self._threads > 1
-
-    def more(self) -> int:
-        threads = self._threads
-        self._threads = min(2 * threads, MOST)
-        return threads
 
 
 class _Kind:

@@ -7,9 +7,10 @@ pool.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .clock import WakeUp
+if TYPE_CHECKING:
+    from .clock import WakeUp
 
 # What the own token of a lease does: there is none; a hop runs with it; it lingers.
 NONE, BUSY, LINGERING = range(3)

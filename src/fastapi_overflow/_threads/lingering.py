@@ -7,9 +7,12 @@ counted only then, so a token that nobody needs may linger for as long as its re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from .clock import Clock
 from .lease import LINGERING, Lease
+
+if TYPE_CHECKING:
+    from .clock import Clock
 
 # Turns of the event loop for which a token lingers while somebody waits. A sync route starts its
 # next hop two turns after the last has ended; one more for a middleware in between.

@@ -5,35 +5,36 @@ Given to the pool when it is made. A pool without anybody to tell has a `NoObser
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+if TYPE_CHECKING:  # as in `clock`
 
-class Observer(Protocol):
-    """Told in the event loop's thread, when the pool's own state is whole. It must not raise."""
+    class Observer(Protocol):
+        """Told in the event loop's thread, when the pool's state is whole. It must not raise."""
 
-    def stalled(self, seconds: float) -> None:
-        """Nothing has finished for `seconds`; the pool is about to grow."""
+        def stalled(self, seconds: float) -> None:
+            """Nothing has finished for `seconds`; the pool is about to grow."""
 
-    def grown(self) -> None:
-        """The pool has grown, or could not."""
+        def grown(self) -> None:
+            """The pool has grown, or could not."""
 
-    def moved(self) -> None:
-        """Something has finished, or nobody waits any longer."""
+        def moved(self) -> None:
+            """Something has finished, or nobody waits any longer."""
 
-    def over(self) -> None:
-        """The stall is over since the pool moved again."""
+        def over(self) -> None:
+            """The stall is over since the pool moved again."""
 
-    def watch_failed(self, exc: Exception) -> None:
-        """A look of the stall watch has failed; the next one comes all the same."""
+        def watch_failed(self, exc: Exception) -> None:
+            """A look of the stall watch has failed; the next one comes all the same."""
 
-    def hop_began(self, borrower: object, waited: float) -> None:
-        """A hop has got its token after `waited` seconds; only after `report_hops(True)`."""
+        def hop_began(self, borrower: object, waited: float) -> None:
+            """A hop has got its token after `waited` seconds; only after `report_hops(True)`."""
 
-    def hop_ended(self, borrower: object, ran: bool) -> None:
-        """It has given the token back, unused unless it `ran`; only after `report_hops(True)`."""
+        def hop_ended(self, borrower: object, ran: bool) -> None:
+            """It has given the token back, unused unless it `ran`; as above."""
 
-    def waiting_for_connections(self) -> int:
-        """Return how many of the pool's threads wait for a database connection."""
+        def waiting_for_connections(self) -> int:
+            """Return how many of the pool's threads wait for a database connection."""
 
 
 class NoObserver:

@@ -10,15 +10,16 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .callers import Callers
-from .clock import Clock
 from .counters import Counters
 from .dispatcher import Dispatcher
 from .gate import Gate
 from .lease import LINGERING, Lease, Waiter
-from .observer import NoObserver, Observer
-from .stall_watch import Progress, StallWatch
+from .observer import NoObserver
+from .stall_watch import StallWatch
 
 if TYPE_CHECKING:
+    from .clock import Clock
+    from .observer import Observer
     from .snapshot import Snapshot
 
 ALREADY_HOLDING = "this borrower is already holding one of this CapacityLimiter's tokens"  # anyio's
@@ -203,10 +204,10 @@ class TokenPool:
 
     # ---- called by the stall watch
 
-    def progress(self) -> Progress | None:
+    def progress(self) -> tuple[int, int] | None:
         if not self._waiters.size:
             return None
-        return Progress(self._dispatcher.finished, self._dispatcher.finished_extra)
+        return self._dispatcher.finished, self._dispatcher.finished_extra
 
     def grow(self, most: int) -> None:
         """Let up to `most` of those that wait run although no token is free for them."""

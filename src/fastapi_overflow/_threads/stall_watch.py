@@ -7,13 +7,15 @@ freeze.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .clock import Clock
-from .counters import Counters
-from .gate import Gate
-from .growth import Growth
-from .observer import Observer
+if TYPE_CHECKING:
+    from .clock import Clock
+    from .counters import Counters
+    from .gate import Gate
+    from .observer import Observer
+
+MOST = 1024  # threads at one look; the pool has its own bound
 
 # Turns of the loop between the end of a hop in its thread and its end in the pool.
 REPORTING_TURNS = 3
@@ -32,26 +34,24 @@ HASTE = 32
 CALM_LOOKS = 20
 
 
-class Progress(NamedTuple):
-    """How many hops have finished, by the kind of their token."""
+# How many hops have finished: with a regular token, and with another one.
+Progress = tuple[int, int]
 
-    regular: int
-    extra: int
+if TYPE_CHECKING:  # as in `clock`
 
+    class Watched(Protocol):
+        """What the stall watch needs of its pool."""
 
-class Watched(Protocol):
-    """What the stall watch needs of its pool."""
+        counters: Counters
 
-    counters: Counters
+        def progress(self) -> Progress | None:
+            """Return how many hops have finished, None when nobody waits."""
 
-    def progress(self) -> Progress | None:
-        """Return how many hops have finished, None when nobody waits."""
-
-    def grow(self, most: int) -> None: ...
-    def relieve(self, most: int) -> None: ...
-    def stall_is_over(self) -> None: ...
-    def look_at_gate(self) -> None: ...
-    def open_gate(self) -> None: ...
+        def grow(self, most: int) -> None: ...
+        def relieve(self, most: int) -> None: ...
+        def stall_is_over(self) -> None: ...
+        def look_at_gate(self) -> None: ...
+        def open_gate(self) -> None: ...
 
 
 class StallWatch:
@@ -71,7 +71,6 @@ class StallWatch:
         "_calm",
         "_clock",
         "_gate",
-        "_growth",
         "_in_a_stall",
         "_interval",
         "_observer",
@@ -79,6 +78,7 @@ class StallWatch:
         "_seen",
         "_since_gate",
         "_starved",
+        "_step",
         "_stuck",
         "on",
         "seconds",
@@ -94,7 +94,7 @@ class StallWatch:
         self._observer = observer
         self.seconds = seconds
         self._seen: Progress | None = None  # at the last look
-        self._growth = Growth()
+        self._step = 1  # threads to add at the next stalled look: 1, then 2, 4, ...
         self._interval = seconds  # until the next look
         self._calm = 0.0  # seconds without a stalled look
         self._starved = 0.0  # seconds without regular progress
@@ -108,7 +108,7 @@ class StallWatch:
         """Be on from now until a look finds nobody waiting."""
         if not self.on:
             self.on = True
-            self._growth = Growth()
+            self._step = 1
             self._calm = self._starved = self._stuck = self._since_gate = 0
             self._interval = self.seconds
             self._look_later()
@@ -145,7 +145,7 @@ class StallWatch:
         elif progress == self._seen:
             self._nothing_finished()
         elif self._seen is not None:
-            self._something_finished(progress.regular != self._seen.regular)
+            self._something_finished(progress[0] != self._seen[0])
 
     def _nothing_finished(self) -> None:
         self._calm = 0
@@ -157,9 +157,9 @@ class StallWatch:
             self._in_a_stall = True
             self._pool.counters.stalls += 1
         self._observer.stalled(self._interval)
-        if self._growth.begun:
+        if self._step > 1:
             self._interval = min(2 * self._interval, self.seconds)
-        self._pool.grow(self._growth.more())
+        self._pool.grow(self._next_step())
         self._observer.grown()
 
     def _something_finished(self, regular: bool) -> None:
@@ -175,14 +175,19 @@ class StallWatch:
         self._starved = 0 if regular else self._starved + self._interval
         if self._starved >= STARVED_LOOKS * self.seconds:
             self._pool.open_gate()
-            self._pool.relieve(self._growth.more())
+            self._pool.relieve(self._next_step())
             return
-        if self._growth.begun:
-            self._growth = Growth()
+        if self._step > 1:
+            self._step = 1
             self._interval = max(self._interval / 2, self.seconds / HASTE)
         if self._calm >= CALM_LOOKS * self.seconds:
             self._interval = self.seconds
             self._end_stall()
+
+    def _next_step(self) -> int:
+        step = self._step
+        self._step = min(2 * step, MOST)
+        return step
 
     def _end_stall(self) -> None:
         if self._in_a_stall:

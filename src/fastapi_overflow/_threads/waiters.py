@@ -9,24 +9,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .lease import MANY_HOPS, Waiter
 
+if TYPE_CHECKING:  # as in `clock`
 
-class Order(Protocol):
-    """Later hops in some order."""
+    class Order(Protocol):
+        """Later hops in some order."""
 
-    def add(self, waiter: Waiter) -> None: ...
+        def add(self, waiter: Waiter) -> None: ...
 
-    def next(self) -> Waiter | None:
-        """Return the first that still waits."""
+        def next(self) -> Waiter | None:
+            """Return the first that still waits."""
 
-    def purge(self) -> None:
-        """Drop those who don't wait any longer."""
+        def purge(self) -> None:
+            """Drop those who don't wait any longer."""
 
-    def __len__(self) -> int:
-        """Return how many entries there are, stale ones included."""
+        def __len__(self) -> int:
+            """Return how many entries there are, stale ones included."""
 
 
 class LaterHops:

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from .._threads.pool import TokenPool
     from .episodes import Episodes
 
+    class Listener(Protocol):
+        """Who is told of each hop, in its event loop's thread; seconds."""
 
-class Listener(Protocol):
-    """Who is told of each hop, in its event loop's thread; seconds."""
-
-    def waited(self, seconds: float) -> None: ...
-    def used(self, seconds: float) -> None: ...
+        def waited(self, seconds: float) -> None: ...
+        def used(self, seconds: float) -> None: ...
 
 
 _listeners: tuple[Listener, ...] = ()

@@ -1,16 +1,17 @@
 """Tell the operator of stalls: a warning with what the threads are blocked in, and how it ended.
 
 Called when a stall has turned out to be worth telling (see `episodes`) and when it is over, in the
-event loop's thread. It must never raise, and never say more than a pair of lines a minute.
+event loop's thread. It must never say more than a pair of lines a minute.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from .._log import logger
+from .._log import inform, warn
 
 if TYPE_CHECKING:
     from .._threads.pool import TokenPool
@@ -60,58 +61,54 @@ class StallLog:
         """Write what `note` has found; the pool has grown meanwhile, should a handler block."""
         if self._untold is None:
             return
-        (view, groups, seconds), self._untold = self._untold, None
+        (now, groups, seconds), self._untold = self._untold, None
         suppressed, self._suppressed = self._suppressed, 0
-        told = "; ".join(map(str, groups[:_GROUPS])) or "not known"
-        if len(groups) > _GROUPS:
-            told += f"; {sum(g.threads for g in groups[_GROUPS:])} elsewhere"
-        try:
-            from .advice import PINNED, is_pinned, log_advice_once  # late, as above
+        from . import stacks  # late, as above
+        from .advice import PINNED, is_pinned, log_advice_once
 
-            pinned = is_pinned(groups, view.waiting_later)
-            logger.warning(
-                "The thread pool is stalled: %d threads are taken, %d hops wait for one (%d of"
-                " requests under way), nothing has finished for %.3g s. The threads: %s.%s%s",
-                view.taken,
-                view.waiting_first + view.waiting_later,
-                view.waiting_later,
-                seconds,
-                told,
-                f" {PINNED[0].upper()}{PINNED[1:]}." if pinned else "",
-                f" {suppressed} stalls before this one were not logged." if suppressed else "",
-                extra={
-                    "event": "stall_begin",
-                    "threads": view.taken,
-                    "limit": view.limit,
-                    "waiting_first": view.waiting_first,
-                    "waiting_later": view.waiting_later,
-                    "seconds": round(seconds, 3),
-                    "stacks": [vars(group) for group in groups],
-                    "pinned": pinned,
-                    "suppressed": suppressed,
-                },
-            )
-            log_advice_once(view.limit, int(view.limit - view.regular))
-        except Exception:  # noqa: S110 - a handler of the app's; the loop must go on
-            pass
+        where = "; ".join(map(str, groups[:_GROUPS]))
+        if len(groups) > _GROUPS:
+            where += f"; {sum(g.threads for g in groups[_GROUPS:])} elsewhere"
+        pinned = is_pinned(groups, now.waiting_later)
+        warn(
+            "The thread pool is stalled: %d threads are taken, %d hops wait for one (%d of"
+            " requests under way), nothing has finished for %.3g s. The threads: %s.%s%s",
+            now.taken,
+            now.waiting_first + now.waiting_later,
+            now.waiting_later,
+            seconds,
+            where or ("not known" if stacks.can_be_read() else stacks.NOT_READ),
+            f" {PINNED[0].upper()}{PINNED[1:]}." if pinned else "",
+            f" {suppressed} stalls before this one were not logged." if suppressed else "",
+            extra={
+                "event": "stall_begin",
+                "threads": now.taken,
+                "limit": now.limit,
+                "waiting_first": now.waiting_first,
+                "waiting_later": now.waiting_later,
+                "seconds": round(seconds, 3),
+                "stacks": [vars(group) for group in groups],
+                "pinned": pinned,
+                "suppressed": suppressed,
+            },
+        )
+        if not math.isinf(now.limit):
+            log_advice_once(now.limit, int(now.limit - now.regular))
 
     def ended(self, pool: TokenPool, seconds: float, grown: int) -> None:
         """Say that the stall is over, if it was told."""
         told, self._told, self._noted = self._told, False, False
         if not told:
             return
-        try:
-            logger.info(
-                "The thread pool moves again after %.2f s, with %d threads beyond the limit.",
-                seconds,
-                grown,
-                extra={
-                    "event": "stall_end",
-                    "seconds": round(seconds, 3),
-                    "threads_grown": grown,
-                    "threads": pool.snapshot().taken,
-                    "deadlocks_averted": pool.counters.deadlocks_averted,
-                },
-            )
-        except Exception:  # noqa: S110 - as above
-            pass
+        inform(
+            "The thread pool moves again after %.2f s, with %d threads beyond the limit.",
+            seconds,
+            grown,
+            extra={
+                "event": "stall_end",
+                "seconds": round(seconds, 3),
+                "threads_grown": grown,
+                "threads": pool.snapshot().taken,
+                "deadlocks_averted": pool.counters.deadlocks_averted,
+            },
+        )
