@@ -37,6 +37,8 @@ class ManualClock:
         self.wake_up = real.wake_up
         self.loop = real.loop
         self.is_over = real.is_over
+        self.is_in_task = real.is_in_task
+        self.call_soon_threadsafe = real.call_soon_threadsafe
         self.now = 0.0
         self.timers: list[tuple[float, Callable[[], None]]] = []
 

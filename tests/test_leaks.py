@@ -75,7 +75,7 @@ class TestRequest:
         async def request():
             from fastapi_overflow._requests.lease_of_request import current_lease
 
-            lease = Seen(limiter.pool, 0, None)
+            lease = Seen(limiter.pool, 0, weakref.ref(limiter.pool.current_task()))
             leases.add(lease)
             reset = current_lease.set(lease)
             try:

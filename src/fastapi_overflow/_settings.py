@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+from . import _startup
 from ._log import warn
-from ._startup import is_disabled_by
 
 PREFIX = "FASTAPI_OVERFLOW_"
 LIMIT_RULE = "a whole number of at least 3"
@@ -93,7 +94,7 @@ def read(environ: Mapping[str, str]) -> Settings:
 
     :raises SettingsError: naming the variable, its value and the rule it breaks
     """
-    if is_disabled_by(environ):  # then a wrong value of another one must not stop the app
+    if _startup.is_disabled_by(environ):  # then a wrong value of another one must not stop the app
         return Settings(disabled=True, sources={"disabled": "FASTAPI_OVERFLOW_DISABLE"})
     given = {
         name: environ[variable].strip()
@@ -181,7 +182,11 @@ def current() -> Settings:
 
     :raises SettingsError: when a value breaks its rule
     """
-    return _decided if _decided is not None else _with_choice(read(os.environ))
+    if _decided is not None:
+        return _decided
+    if _startup.kept_off and "starlette" in sys.modules:
+        return Settings(disabled=True)  # nothing was armed, so Starlette came without the patch
+    return _with_choice(read(os.environ))
 
 
 def choose(*, limit: int, reserve: int) -> None:

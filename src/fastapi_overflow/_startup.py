@@ -8,6 +8,7 @@ import os
 import sys
 
 armed_by = None  # ".pth", ".start" or "arm()"
+kept_off = False  # by FASTAPI_OVERFLOW_DISABLE, when Python started
 
 
 def is_disabled_by(environ) -> bool:  # type: ignore[no-untyped-def]
@@ -41,8 +42,11 @@ finder = sys.modules[__name__]
 
 def arm() -> None:
     """Put the finder on `sys.meta_path`, once, unless FASTAPI_OVERFLOW_DISABLE is set."""
-    global armed_by
-    if armed_by is not None or is_disabled_by(os.environ):
+    global armed_by, kept_off
+    if armed_by is not None or kept_off:
+        return
+    if is_disabled_by(os.environ):
+        kept_off = True
         return
     caller = sys._getframe(1)
     if caller.f_globals.get("__name__") != "site":

@@ -16,23 +16,33 @@ if TYPE_CHECKING:
     from importlib.abc import Loader
 
 
+_looking: set[int] = set()  # threads that are in `find`
+
+
 def find(fullname: str, path: Any, target: Any, finder: Any) -> ModuleSpec | None:
     """Return what the other finders find, with a loader that gets ready first.
 
     :param finder: the one on `sys.meta_path` that asks
     """
-    for other in list(sys.meta_path):
-        if other is finder or not hasattr(other, "find_spec"):
-            continue
-        spec = other.find_spec(fullname, path, target)
-        if spec is None:
-            continue
-        if hasattr(spec.loader, "exec_module"):
-            spec.loader = cast("Loader", FirstImport(spec.loader, finder))
-        else:  # a namespace package or a loader of an old kind: not what Starlette is installed as
-            get_ready()
-        return spec
-    return None
+    thread = _thread.get_ident()
+    if thread in _looking:
+        return None  # one of the others asks all others in its turn
+    _looking.add(thread)
+    try:
+        for other in list(sys.meta_path):
+            if other is finder or not hasattr(other, "find_spec"):
+                continue
+            spec = other.find_spec(fullname, path, target)
+            if spec is None:
+                continue
+            if hasattr(spec.loader, "exec_module"):
+                spec.loader = cast("Loader", FirstImport(spec.loader, finder))
+            else:  # a namespace package or a loader of an old kind: not how Starlette is installed
+                get_ready()
+            return spec
+        return None
+    finally:
+        _looking.discard(thread)
 
 
 class FirstImport:

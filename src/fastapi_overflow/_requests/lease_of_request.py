@@ -50,15 +50,22 @@ async def call_with_lease(
 
     :param find_pool: returns the pool of the running event loop
     """
-    pool = find_pool()
+    try:
+        pool = find_pool()
+    except Exception:
+        return await app(scope, receive, send)  # no event loop that anyio knows: nothing hops here
     before = current_lease.get()
     around = None if before is None or before.closed or before.pool is not pool else before
     if around is not None and scope.get(KEY) is around:
         return await app(scope, receive, send)  # an app inside the app: mounted, in a middleware
     # Around this request another one is still open. It may call this app itself, by httpx's
     # ASGITransport, and hold something meanwhile. Or its response has been sent, and the server has
-    # created this request's task in its context.
-    under_way = around is not None and around.hops > 0 and not around.answered
+    # created this request's task in its context. In its own task it is its background task's call.
+    under_way = (
+        around is not None
+        and around.hops > 0
+        and (not around.answered or pool.current_task() is around.task())
+    )
     lease = pool.open_lease(under_way=under_way)
     try:
         scope[KEY] = lease

@@ -12,6 +12,10 @@ from weakref import ref
 from .lease import Lease
 
 
+def _reference(task: Any) -> Callable[[], Any]:
+    return (lambda: None) if task is None else ref(task)  # a callback of the loop is in none
+
+
 class Callers:
     """Leases, and the tasks that have hopped outside a lease of their own.
 
@@ -27,33 +31,31 @@ class Callers:
 
     def open_lease(self, pool: object, under_way: bool) -> Lease:
         task = self._current_task()
-        return Lease(pool, 1 if under_way or self._has_hopped(task) else 0, task)
+        return Lease(pool, 1 if under_way or self._has_hopped(task) else 0, _reference(task))
 
     def close_lease(self, lease: Lease) -> None:
-        """:raises RuntimeError: in a coroutine whose loop is gone"""
         lease.closed = True
-        lease.task = None
         if lease.hops:
-            self._remember(self._current_task())
+            self._remember(lease.opener())
 
     def depth(self, borrower: object, lease: Lease | None) -> int:
         """Return how many hops were made before this one on behalf of the same caller.
 
         :param borrower: on asyncio the task itself, on trio something that stands for it
         """
+        task = self._current_task()
         if lease is None:
-            task = self._current_task()
             if self._has_hopped(task):
                 return 1
             self._remember(task)
             return 0
-        if borrower is not lease.task:
-            # Another task of the request than the last one. What it gets it may keep when the
+        before = lease.task()
+        if task is not before:
+            # Another task of the request than the last one. What either gets it may keep when the
             # request ends, so it is no newcomer then.
-            task = self._current_task()
-            if task is not lease.task:
-                lease.task = task
-                self._remember(task)
+            self._remember(before)
+            self._remember(task)
+            lease.task = _reference(task)
         return lease.hops
 
     def _has_hopped(self, task: Any) -> bool:

@@ -42,6 +42,12 @@ if TYPE_CHECKING:
         def call_soon(self, callback: Callable[[], None]) -> None:
             """Call back in the loop's next turn."""
 
+        def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+            """The same from any thread; not at all once the loop is closed."""
+
+        def is_in_task(self, task: Any) -> bool:
+            """Tell whether this thread is in the middle of `task`, which is not None."""
+
         def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
 
         def wake_up(self) -> WakeUp: ...
@@ -71,6 +77,19 @@ class AsyncioClock:
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(callback, context=self._context)
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(callback, context=Context())
+        except RuntimeError:
+            pass  # it is closed
+
+    def is_in_task(self, task: Any) -> bool:
+        if task is None or not self.is_running_here():
+            return False
+        return asyncio.current_task() is task
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(seconds, callback, context=self._context)
@@ -124,6 +143,20 @@ class TrioClock:
     def call_soon(self, callback: Callable[[], None]) -> None:
         # The entry queue: trio has no other way to run a function once per turn.
         self._trio.lowlevel.current_trio_token().run_sync_soon(callback)
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        token = self._token()
+        try:
+            if token is not None:
+                token.run_sync_soon(callback)
+        except self._trio.RunFinishedError:
+            pass
+
+    def is_in_task(self, task: Any) -> bool:
+        try:
+            return task is not None and self._trio.lowlevel.current_task() is task
+        except RuntimeError:
+            return False  # no run in this thread
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         async def fastapi_overflow_timer() -> None:

@@ -95,7 +95,10 @@ class Dispatcher:
                 return False
             if not (depth or self.gate_is_open()):
                 return False
+            promotes = lease is not None and lease.waiting_first
             self._grant(borrower, lease, extra)
+            if promotes:
+                self._assign()
             taken = len(tokens.borrowers) + len(tokens.lingering)
             if taken > self._counters.peak_threads or extra:
                 self._counters.took(taken, extra)
@@ -239,23 +242,25 @@ class Dispatcher:
             # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
             while waiters.size and tokens.has_reserved():
                 self._admit(waiters.oldest(), extra=True)
-            return
-        if waiters.by_kind is None:
-            from .growth import ByKind  # late: most processes never stall
+        else:
+            if waiters.by_kind is None:
+                from .growth import ByKind  # late: most processes never stall
 
-            waiters.order_by(ByKind())
-        for _ in range(self._room(most)):
-            if waiters.by_kind is None or (waiter := waiters.by_kind.next()) is None:
-                return
-            self._admit(waiter, extra=True)
+                waiters.order_by(ByKind())
+            for _ in range(self._room(most)):
+                if waiters.by_kind is None or (waiter := waiters.by_kind.next()) is None:
+                    break
+                self._admit(waiter, extra=True)
+        self._assign()  # what waits beside those who were admitted may have been promoted
 
     def relieve(self, most: int) -> None:
         """Let those run who have waited longest behind others that go on for ever."""
         if self.waiters.later:
             for _ in range(self._room(most)):
                 if not self.waiters.later:
-                    return
+                    break
                 self._admit(self.waiters.oldest_later(), extra=True)
+            self._assign()
         elif self.tokens.spare:
             self._owes_reserve = True  # only new requests: they get no thread beyond the limit
             self.give_back(self.lingering.end_oldest(1, extra=True))

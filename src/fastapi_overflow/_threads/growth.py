@@ -138,6 +138,13 @@ def code_of(func: Any) -> tuple[object, ...]:
     Compare the parts by identity. Only what Python itself has made is looked into, by its exact
     type; of anything else only the type is taken.
     """
+    try:
+        return _code_of(func)
+    except Exception:  # a stalled pool must grow whatever that is
+        return (type(func),)
+
+
+def _code_of(func: Any) -> tuple[object, ...]:
     subject = None
     while issubclass(type(func), partial):
         args = _args_of(func)
@@ -148,8 +155,8 @@ def code_of(func: Any) -> tuple[object, ...]:
         owner, func = func.__self__, func.__func__
         if type(owner) is contextlib._GeneratorContextManager:
             # What a sync dependency is entered and left with: the method of a context manager
-            # around a generator function.
-            return *_code(func), *code_of(owner.func)
+            # around a generator. Its function is there only until it is entered.
+            subject = vars(owner).get("gen")
     if type(subject) is GeneratorType:  # what a stream is read with: `next` of a generator
         return *_code(func), subject.gi_code
     return _code(func)

@@ -7,6 +7,7 @@ pool.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ class Lease:
 
     :ivar pool: the `TokenPool` that it belongs to
     :ivar hops: made so far, and so the depth of the next one: 0 is a first hop
-    :ivar task: the task that made the last of them; before the first, the one that opened the
-        lease. None once it is closed, as the task leads back to the lease
+    :ivar opener: a weak reference to the task that has opened the lease
+    :ivar task: the same to the one that has made the last hop; before the first one, the opener.
+        Weak, as a task leads to its event loop, and a lease may outlive that
     :ivar token: what the own token does: NONE, BUSY or LINGERING
     :ivar streak: hops in a row that the own token has been kept for
     :ivar extra: whether the own token is one of the reserve or of the growth
@@ -41,6 +43,7 @@ class Lease:
         "closed",
         "extra",
         "hops",
+        "opener",
         "pool",
         "streak",
         "task",
@@ -49,10 +52,10 @@ class Lease:
         "waiting_first",
     )
 
-    def __init__(self, pool: Any, hops: int, task: Any) -> None:
+    def __init__(self, pool: Any, hops: int, opener: Callable[[], Any]) -> None:
         self.pool: Any = pool
         self.hops = hops
-        self.task = task
+        self.opener = self.task = opener
         self.token = NONE
         self.streak = 0
         self.turn = 0
@@ -61,10 +64,16 @@ class Lease:
         self.closed = False
         self.extra = False
 
+    def __deepcopy__(self, memo: object) -> Lease:
+        return self  # an app may copy what it finds in its scope
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # or send it elsewhere, where it means nothing
+
 
 # Stands for the lease of a hop that has a token of the reserve or of the growth and no lease to
 # keep it.
-EXTRA = Lease(None, 0, None)
+EXTRA = Lease(None, 0, lambda: None)
 EXTRA.closed = EXTRA.extra = True
 
 

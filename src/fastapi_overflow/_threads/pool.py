@@ -116,11 +116,17 @@ class TokenPool:
         return self._callers.open_lease(self, under_way)
 
     def close_lease(self, lease: Lease) -> None:
-        """End a lease with its request; a hop that outlives it gives its token back at once."""
-        try:
-            self._callers.close_lease(lease)
-        except RuntimeError:
-            return  # an abandoned coroutine: the loop is gone, and all who could wait with it
+        """End a lease with its request; a hop that outlives it gives its token back at once.
+
+        From any thread, and at any moment: the garbage collector ends a request that was abandoned.
+        """
+        if self.clock.is_in_task(lease.opener()):
+            self._close_lease(lease)
+        else:  # not in the middle of what the loop does, and not at all if there is none any more
+            self.clock.call_soon_threadsafe(lambda: self._close_lease(lease))
+
+    def _close_lease(self, lease: Lease) -> None:
+        self._callers.close_lease(lease)
         if lease.token == LINGERING:
             self._dispatcher.give_back(self._dispatcher.lingering.end((lease,)))
 
@@ -154,7 +160,7 @@ class TokenPool:
             raise RuntimeError(ALREADY_HOLDING)
         if lease is not None and (lease.closed or lease.pool is not self):
             lease = None
-        if lease is not None and borrower is lease.task:
+        if lease is not None and borrower is lease.task():
             depth = lease.hops
         else:
             depth = self._callers.depth(borrower, lease)

@@ -138,14 +138,18 @@ class Episodes:
         """Whether `hop_ended` must be told of each hop, for the verdict on this stall."""
         return self._blocked is not None
 
-    def hop_ended(self, borrower: object) -> None:
-        """Take note of who has come free, and decide whether a deadlock has been averted."""
+    def hop_ended(self, borrower: object, ran: bool) -> None:
+        """Take note of who has come free, and decide whether a deadlock has been averted.
+
+        :param ran: False for a hop that was cancelled as it got its thread
+        """
         if self._blocked is None:
             return
         now = time.monotonic()
         if id(borrower) in self._lent:
             self._lent.discard(id(borrower))
-            self._ahead = now
+            if ran:
+                self._ahead = now
         elif id(borrower) in self._blocked:
             self._blocked.discard(id(borrower))
             if self._freed is None:

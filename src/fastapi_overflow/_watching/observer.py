@@ -122,18 +122,16 @@ class PoolObserver:
 
     def hop_ended(self, borrower: object, ran: bool) -> None:
         began = self._began.pop(borrower, None)
-        if not ran:
-            return
-        if began is not None:  # or else it began before anybody listened
+        if ran and began is not None:  # or else it began before anybody listened
             seconds = time.monotonic() - began
             for listener in _listeners:
                 self._guarded(listener.used, seconds)
         if self._awaits_verdict():
-            self._guarded(self._end_hop, borrower)
+            self._guarded(self._end_hop, borrower, ran)
 
-    def _end_hop(self, borrower: object) -> None:
+    def _end_hop(self, borrower: object, ran: bool) -> None:
         if self._episodes is not None:
-            self._episodes.hop_ended(borrower)
+            self._episodes.hop_ended(borrower, ran)
             self.report_hops()
 
     @staticmethod
