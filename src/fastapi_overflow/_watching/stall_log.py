@@ -62,12 +62,14 @@ class StallLog:
             return
         (view, groups, seconds), self._untold = self._untold, None
         suppressed, self._suppressed = self._suppressed, 0
-        told = "; ".join(map(str, groups[:_GROUPS])) or "not known"
-        if len(groups) > _GROUPS:
-            told += f"; {sum(g.threads for g in groups[_GROUPS:])} elsewhere"
         try:
-            from .advice import PINNED, is_pinned, log_advice_once  # late, as above
+            from . import stacks  # late, as above
+            from .advice import PINNED, is_pinned, log_advice_once
 
+            unknown = "not known" if stacks.can_be_read() else stacks.NOT_READ
+            told = "; ".join(map(str, groups[:_GROUPS])) or unknown
+            if len(groups) > _GROUPS:
+                told += f"; {sum(g.threads for g in groups[_GROUPS:])} elsewhere"
             pinned = is_pinned(groups, view.waiting_later)
             logger.warning(
                 "The thread pool is stalled: %d threads are taken, %d hops wait for one (%d of"
