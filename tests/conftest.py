@@ -12,22 +12,16 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 import postgres
 from environments import Environment, borrowed
 from support import build_wheel, install, make_venv
 
 # What the apps in the tests use, beside the wheel's own extra `demo`.
-REQUIREMENTS = (
-    "httpx",
-    "jinja2",
-    "opentelemetry-sdk",
-    "psycopg[binary]",
-    "python-multipart",
-    "trio",
-    "uvloop; sys_platform != 'win32'",
-    "websockets",
-)
+REQUIREMENTS = ("httpx", "jinja2", "opentelemetry-sdk", "python-multipart", "trio", "websockets")
+# Those too, where they can be had: some are not made for Windows, or for a free-threaded Python.
+WHERE_THERE_IS = ("psycopg", "psycopg-binary", "uvloop")
 
 
 @pytest.fixture(
@@ -39,6 +33,8 @@ REQUIREMENTS = (
 )
 def anyio_backend(request):
     """Each event loop in turn, for tests marked `anyio`."""
+    if request.param[1].get("use_uvloop"):
+        pytest.importorskip("uvloop")
     return request.param
 
 
@@ -55,16 +51,18 @@ def wheel_python(wheel, tmp_path_factory) -> Path:
     In the versions that run the tests, so that a matrix over versions holds here too.
     """
     folder = tmp_path_factory.mktemp("wheel")
+    versions = {canonicalize_name(found.name): found.version for found in distributions()}
     constraints = folder / "constraints.txt"
     constraints.write_text(
         "".join(
-            f"{found.name}=={found.version}\n"
-            for found in distributions()
-            if found.name not in ("fastapi-overflow", "pip", "setuptools")
+            f"{name}=={version}\n"
+            for name, version in versions.items()
+            if name not in ("fastapi-overflow", "pip", "setuptools")
         )
     )
+    requirements = [*REQUIREMENTS, *(name for name in WHERE_THERE_IS if name in versions)]
     python = make_venv(folder / "venv")
-    install(python, f"{wheel}[demo,otel,prometheus]", *REQUIREMENTS, "-c", constraints)
+    install(python, f"{wheel}[demo,otel,prometheus]", *requirements, "-c", constraints)
     return python
 
 

@@ -75,7 +75,8 @@ class Python:
 
 def printed(*command: str | Path, timeout: float, **env: str) -> str:
     """Return what a command prints; see `support.run` for how it fails and hangs."""
-    return run(*command, timeout=timeout, env=env, check=True).stdout
+    # Whether the GIL is on is one of the things to find out, and only some of the Pythons know it.
+    return run(*command, timeout=timeout, env={"PYTHON_GIL": None, **env}, check=True).stdout
 
 
 # ---- the Pythons of this machine

@@ -12,12 +12,17 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 import fastapi_overflow
 from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._requests.replacements import wrap_starlette_call
+from fastapi_overflow._watching import stacks
 from support import PATIENCE
+
+# For tests of what is only known from stacks.
+needs_stacks = pytest.mark.skipif(not stacks.can_be_read(), reason="stacks aren't read here")
 
 
 async def request(endpoint: Callable[[], Awaitable[None]]) -> None:

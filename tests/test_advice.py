@@ -16,7 +16,7 @@ from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
 from fastapi_overflow._watching import advice as _advice
 from fastapi_overflow._watching.advice import advise, compare
 from fastapi_overflow._watching.connection_pools import ConnectionPool
-from observed import busy, calm, request, until
+from observed import busy, calm, needs_stacks, request, until
 from support import PATIENCE
 
 
@@ -86,7 +86,7 @@ class TestHealthRoutes:
         del half
 
 
-@pytest.mark.skipif(not _advice.stacks.can_be_read(), reason="stacks aren't read here")
+@needs_stacks
 @pytest.mark.anyio
 class TestPinned:
     async def stalled_checkout(self, under_way: bool) -> bool:

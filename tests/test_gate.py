@@ -38,7 +38,7 @@ from limiter_tools import (
     settle,
     stall,
 )
-from observed import until
+from observed import needs_stacks, until
 
 fastapi_overflow.patch()  # for installations without the hook
 
@@ -291,6 +291,7 @@ class TestSQLAlchemy:
         await until(lambda: limiter.pool.snapshot().held_back == 0, "the gate open again")
         return max(held_back), len(answers)
 
+    @needs_stacks
     async def test_held_back(self, engine):
         """More threads than connections: those that could only queue are kept free, all answer."""
         limiter = watched_limiter()

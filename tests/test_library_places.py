@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from child_tools import run_child
+from observed import needs_stacks
 
 PROGRAM = """
 import json, sqlite3, sys
@@ -78,6 +79,7 @@ def place(request, tmp_path):
     return archive
 
 
+@needs_stacks
 class TestSQLAlchemyElsewhere:
     def test_stall(self, place):
         """The warning of a stall names SQLAlchemy's pool as the place, and who called it, and the

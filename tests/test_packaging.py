@@ -232,8 +232,9 @@ class TestWaysToRun:
         """With everything in one zip file, which has no .pth, patch() protects all the same."""
         folder = tmp_path / "content"
         shutil.copytree(environment.package, folder / "fastapi_overflow")
+        libraries = ("anyio", "exceptiongroup", "idna", "sniffio", "starlette", "typing_", "wrapt")
         for entry in dependencies.iterdir():
-            if entry.name.startswith(("anyio", "idna", "sniffio", "starlette", "typing_", "wrapt")):
+            if entry.name.startswith(libraries):
                 copy = shutil.copytree if entry.is_dir() else shutil.copy
                 copy(entry, folder / entry.name)
         (folder / "__main__.py").write_text(

@@ -18,12 +18,10 @@ from fastapi_overflow import run_in_threadpool
 from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import stacks as _stacks
 from fastapi_overflow._watching.advice import is_pinned_now
-from observed import until
+from observed import needs_stacks, until
 from support import PATIENCE
 
 pytestmark = pytest.mark.anyio
-
-needs_stacks = pytest.mark.skipif(not _stacks.can_be_read(), reason="stacks aren't read here")
 
 
 def sleep_until(looked):

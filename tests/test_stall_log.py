@@ -21,6 +21,7 @@ from observed import (
     deadlock,
     finish_something,
     lose_token,
+    needs_stacks,
     request,
     until,
 )
@@ -165,6 +166,7 @@ class TestStallBegins:
         assert (record.waiting_first, record.waiting_later) == (2, 0)
         assert "2 threads are taken, 2 hops wait for one" in record.getMessage()
 
+    @needs_stacks
     async def test_what_threads_do(self, told, at_once):
         """It says what the threads are blocked in: the code outside of the standard library."""
         set_thread_limit(3)
@@ -177,6 +179,17 @@ class TestStallBegins:
         assert "observed.py" in group["where"]
         assert f"2 in {group['where']}" in record.getMessage()
 
+    async def test_stacks_not_read(self, told, at_once, monkeypatch):
+        """Where stacks can't be read, it says so in their place."""
+        monkeypatch.setattr(_stacks, "can_be_read", lambda: False)
+        set_thread_limit(3)
+        async with busy(4):
+            await until(lambda: stats().stalled, "a stall")
+        (record,) = told("stall_begin")
+        assert record.stacks == []
+        assert f"The threads: {_stacks.NOT_READ}." in record.getMessage()
+
+    @needs_stacks
     async def test_groups(self, told, at_once):
         """Threads are grouped by what they are blocked in, the most first."""
         set_thread_limit(5)
