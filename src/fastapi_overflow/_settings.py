@@ -184,9 +184,18 @@ def current() -> Settings:
     """
     if _decided is not None:
         return _decided
-    if _startup.kept_off and "starlette" in sys.modules:
-        return Settings(disabled=True)  # nothing was armed, so Starlette came without the patch
+    if is_disabled():
+        return Settings(disabled=True)
     return _with_choice(read(os.environ))
+
+
+def is_disabled() -> bool:
+    """Tell whether everything is off; before the settings are decided, whether it would be now."""
+    if _decided is not None:
+        return _decided.disabled
+    if _startup.kept_off and "starlette" in sys.modules:
+        return True  # nothing was armed, so Starlette came without the patch
+    return _startup.is_disabled_by(os.environ)
 
 
 def choose(*, limit: int, reserve: int) -> None:

@@ -4,6 +4,7 @@ It must never import what is not loaded already, never raise, never print. The n
 `arm` are frozen: an old `.pth` or `.start` may outlive an upgrade.
 """
 
+import _thread
 import os
 import sys
 
@@ -17,12 +18,39 @@ def is_disabled_by(environ) -> bool:  # type: ignore[no-untyped-def]
     return value.strip().lower() not in ("", "0", "false", "no", "off")
 
 
+_loader = None  # Starlette's own
+_looking: set[int] = set()  # threads that are in `find_spec`
+
+
 def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
     """Wait, as a finder of `sys.meta_path`, for Starlette; FastAPI imports it before all else."""
-    if fullname != "starlette":
+    global _loader
+    # Python holds its lock of all imports meanwhile, and another thread may have the lock of what
+    # would be imported here. So nothing is, and one of the others that asks all others gets None.
+    if fullname != "starlette" or (thread := _thread.get_ident()) in _looking:
         return None
+    _looking.add(thread)
     try:
-        from fastapi_overflow._patching.first_import import find
+        for other in list(sys.meta_path):
+            if other is not finder and hasattr(other, "find_spec"):
+                spec = other.find_spec(fullname, path, target)
+                if spec is not None:
+                    if hasattr(spec.loader, "exec_module"):
+                        _loader, spec.loader = spec.loader, finder  # type: ignore[assignment]
+                    return spec
+    finally:
+        _looking.discard(thread)
+
+
+def create_module(spec):  # type: ignore[no-untyped-def]
+    """Get ready, as the loader of Starlette, before the module is in `sys.modules`.
+
+    From then on other threads import its parts, without waiting for its end.
+    """
+    if spec.loader is finder:
+        spec.loader = _loader
+    try:
+        from fastapi_overflow._patching.first_import import get_ready
     except Exception as exc:
         # A half-removed installation: the app runs as stock.
         import logging
@@ -32,8 +60,20 @@ def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
             "Reinstall fastapi-overflow, or uninstall it.",
             exc,
         )
-        return None
-    return find(fullname, path, target, finder)
+    else:
+        get_ready(finder)
+    return _loader.create_module(spec)  # type: ignore[union-attr]
+
+
+def exec_module(module):  # type: ignore[no-untyped-def]
+    # Called only where another finder has put a loader of its own around this one.
+    module.__loader__ = module.__spec__.loader = _loader
+    _loader.exec_module(module)  # type: ignore[union-attr]
+
+
+def __getattr__(name):  # type: ignore[no-untyped-def]
+    """Pass for Starlette's loader in all else."""
+    return getattr(_loader, name)
 
 
 # The module itself: a class of its own would cost 0.2 % of the start of an interpreter.

@@ -131,7 +131,7 @@ async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwa
     # Past our own wrapper, which has nothing to add; through those of others.
     run_sync = to_thread.run_sync
     run_sync = anyio_run_sync if run_sync is patched_run_sync else run_sync
-    return cast("T", await run_sync(hop, limiter=None if _settings.current().disabled else hop))
+    return cast("T", await run_sync(hop, limiter=None if _settings.is_disabled() else hop))
 
 
 async def iterate_in_threadpool(iterator: Iterable[T]) -> AsyncIterator[T]:

@@ -54,9 +54,12 @@ def current_limiter() -> OverflowLimiter:
     try:
         return _limiters.get()
     except LookupError:
-        limiter = _new_limiter()
+        observer = None if make_observer is None else make_observer()
+        limiter = _new_limiter(observer)
         _limiters.set(limiter)
         all_loops.add(limiter)
+        if observer is not None:
+            observer.attach(limiter.pool)  # once it can be found by who begins to listen just now
         return limiter
 
 
@@ -70,7 +73,7 @@ def current_pool() -> TokenPool:
     return pool
 
 
-def _new_limiter() -> OverflowLimiter:
+def _new_limiter(observer: Observer | None) -> OverflowLimiter:
     settings = _settings.current()
     _settings.warn_of_late_changes()
     limit: float = settings.limit
@@ -83,8 +86,7 @@ def _new_limiter() -> OverflowLimiter:
         from . import handover  # late: not at the cost of importing Starlette
 
         handover.install()
-    observer = None if make_observer is None else make_observer()
-    limiter = OverflowLimiter(
+    return OverflowLimiter(
         limit,
         reserve=settings.reserve,
         stall_threads=settings.stall_threads,
@@ -93,9 +95,6 @@ def _new_limiter() -> OverflowLimiter:
         clock=current_clock(),
         observer=observer,
     )
-    if observer is not None:
-        observer.attach(limiter.pool)
-    return limiter
 
 
 class _AllLoops:

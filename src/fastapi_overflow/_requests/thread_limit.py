@@ -36,7 +36,7 @@ def set_thread_limit(limit: int = 40, anti_deadlock_reserve: int = 1) -> None:
             f"anti_deadlock_reserve must be {rule} (the limit is {limit}), "
             f"got {anti_deadlock_reserve}"
         )
-    if _settings.current().disabled:
+    if _settings.is_disabled():
         warn("set_thread_limit() has no effect: FASTAPI_OVERFLOW_DISABLE is set")
     elif _is_in_event_loop():
         current_limiter().pool.resize(limit, anti_deadlock_reserve)

@@ -124,6 +124,8 @@ class ByKind:
         """Drop those who have left the queue."""
         for kind in self._kinds.values():
             kind.purge()
+        # One without waiters starts where the others are when it comes back.
+        self._kinds = {key: kind for key, kind in self._kinds.items() if len(kind)}
         self._entries = sum(map(len, self._kinds.values()))
 
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:  # as in `clock`
 
     class Observer(Protocol):
-        """Told in the event loop's thread, when the pool's state is whole. It must not raise."""
+        """Told in the event loop's thread, in the middle of what the pool does.
+
+        So it may neither raise nor make the pool do anything.
+        """
 
         def stalled(self, seconds: float) -> None:
             """Nothing has finished for `seconds`; the pool is about to grow."""

@@ -50,7 +50,7 @@ def ignore(listener: Listener) -> None:
 def _report_hops() -> None:
     for pool in limiters.live_pools():
         if isinstance(pool.observer, PoolObserver):
-            pool.observer.report_hops()
+            pool.observer.attach(pool)
 
 
 class PoolObserver:

@@ -1,7 +1,7 @@
 """What somebody asks for: `stats()` and `is_saturated()`.
 
 Called by apps, probes and exporters, from an event loop, its worker threads and other threads. It
-must take no thread, wait for no lock, and leave the pool as it is.
+must take no thread, wait for nothing that a hop may hold, and leave the pool as it is.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def stats(*, all_loops: bool = False) -> Stats:
         of loops which have ended; may be called in any thread
     :raises RuntimeError: in a thread that belongs to no event loop, without `all_loops`
     """
-    if _settings.current().disabled:
+    if _settings.is_disabled():
         return Stats()
     if all_loops:
         return _sum(*all_loops_of_process.look())
@@ -125,7 +125,7 @@ def is_saturated(for_seconds: float = 10) -> bool:
     :param for_seconds: how long somebody must have been waiting, in seconds
     :raises RuntimeError: in a thread that belongs to no event loop
     """
-    if _settings.current().disabled:
+    if _settings.is_disabled():
         return False
     pool = _pool_here()
     since = pool.counters.waiting_since
