@@ -75,8 +75,7 @@ class Python:
 
 def printed(*command: str | Path, timeout: float, **env: str) -> str:
     """Return what a command prints; see `support.run` for how it fails and hangs."""
-    # Whether the GIL is on is one of the things to find out, and only some of the Pythons know it.
-    return run(*command, timeout=timeout, env={"PYTHON_GIL": None, **env}, check=True).stdout
+    return run(*command, timeout=timeout, env=env, check=True).stdout
 
 
 # ---- the Pythons of this machine

@@ -45,15 +45,12 @@ class ChildFailed(AssertionError):
 def child_environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """Return the environment for a child: ours, less what would change Python or the package.
 
-    `PYTHON_GIL` stays: set to 0, it keeps the GIL off in all children of a free-threaded Python.
-
     :param changes: variables to set, or to leave out where the value is None
     """
     environ = {
         name: value
         for name, value in os.environ.items()
-        if name == "PYTHON_GIL"
-        or not name.startswith(("PYTHON", "FASTAPI_OVERFLOW_", "COVERAGE_", "VIRTUAL_ENV"))
+        if not name.startswith(("PYTHON", "FASTAPI_OVERFLOW_", "COVERAGE_", "VIRTUAL_ENV"))
     }
     for name, value in (changes or {}).items():
         environ.pop(name, None)

@@ -48,6 +48,7 @@ def at_once(monkeypatch):
 
 
 class TestWhatIsTold:
+    @needs_stacks
     async def test_deadlock_at_once(self, told, monkeypatch):
         """Blocked threads, and requests under way that wait: told with the first thread added."""
         monkeypatch.setattr(_episode, "TELL_AFTER", math.inf)
@@ -208,7 +209,7 @@ class TestStallBegins:
         assert [found["threads"] for found in record.stacks] == [3, 1]
         assert "other" in record.stacks[1]["where"]
 
-    async def test_threads_are_added_before(self, told):
+    async def test_threads_are_added_before(self, told, at_once):
         """The pool has grown by when the warning is written: a handler may block."""
         set_thread_limit(3)
         grown: list[int] = []
@@ -244,7 +245,7 @@ class TestStallBegins:
 
 
 class TestStallEnds:
-    async def test_info(self, told):
+    async def test_info(self, told, at_once):
         """One line when it is over: how long it took, how many threads were added."""
         set_thread_limit(3)
         await deadlock()

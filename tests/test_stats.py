@@ -21,7 +21,7 @@ import fastapi_overflow
 from fastapi_overflow import Stats, run_in_threadpool, set_thread_limit, stats
 from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import episodes as _episode
-from observed import Gate, busy, calm, deadlock, lose_token, request, until
+from observed import Gate, busy, calm, deadlock, lose_token, needs_stacks, request, until
 from support import PATIENCE, run_python
 
 pytestmark = pytest.mark.anyio
@@ -163,6 +163,7 @@ class TestTotals:
 
 
 class TestDeadlocksAverted:
+    @needs_stacks
     async def test_counted(self):
         """Threads that all waited for what a waiting request held: a deadlock averted."""
         set_thread_limit(3)
@@ -265,6 +266,7 @@ class TestDeadlocksAverted:
         assert "finish" not in vars(current_limiter())
 
     @pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+    @needs_stacks
     def test_stock_deadlocks(self, wheel_python):
         """What is counted as averted is a deadlock without the package, and none with it."""
         without = run_python(
