@@ -113,6 +113,19 @@ class ByKind:
                 return waiter
         return None
 
+    def start_over(self) -> None:
+        """Let no kind have had a turn: hops have finished since, and the deepest are next again.
+
+        With turns that went on where they were, hops within hops got all threads that may be added
+        for the outer ones: half of the time 30 requests, three deep on 4 threads, hung for good.
+        """
+        self._fewest = 0
+        self._listed.clear()
+        for kind in self._kinds.values():
+            kind.let_in = 0
+            kind.is_listed = False
+            self._list(kind)
+
     def _list(self, kind: _Kind) -> None:
         deepest = kind.deepest()
         if deepest is not None:

@@ -227,6 +227,11 @@ class TokenPool:
         """Forget which kinds of hops have got threads beyond the limit."""
         self._waiters.order_by(None)
 
+    def start_growth_over(self) -> None:
+        """Grow from now on as if a stall had only begun."""
+        if self._waiters.by_kind is not None:
+            self._waiters.by_kind.start_over()
+
     def look_at_gate(self) -> None:
         """Have the gate look at how many threads wait for connections."""
         if not self._gate.on:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # as in `clock`
         def purge(self) -> None:
             """Drop those who don't wait any longer."""
 
+        def start_over(self) -> None:
+            """Take them as if none had been chosen yet."""
+
         def __len__(self) -> int:
             """Return how many entries there are, stale ones included."""
 
