@@ -31,6 +31,9 @@ ROOT = Path(__file__).parent.parent
 # machine may be many times slower than the one it was written on, and no test fails for that.
 PATIENCE = 60
 
+# What can't be built everywhere.
+RUST = ("ddtrace", "granian", "pydantic-core", "watchfiles")
+
 TAIL = 4000  # characters of a child's output that a failure shows
 
 
@@ -225,14 +228,18 @@ def uv() -> str | None:
 
 
 def install(python: Path, *requirements: str | Path) -> None:
-    """Install into the environment of `python`, bytecode and all; by uv where it works: faster."""
+    """Install into the environment of `python`, bytecode and all; by uv where it works: faster.
+
+    What takes Rust or an hour to build is only taken as a wheel, the newest that there is.
+    """
     command: tuple[str | Path, ...] = (
         *(python, "-m", "pip", "install"),
         "--disable-pip-version-check",
     )
     if found := uv():
         command = (found, "pip", "install", "--compile-bytecode", "--python", python)
-    run(*command, "--quiet", *requirements, timeout=600, check=True)
+    wheels = [f"--only-binary={name}" for name in RUST]
+    run(*command, "--quiet", *wheels, *requirements, timeout=600, check=True)
 
 
 def build_wheel(folder: Path) -> Path:
