@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import urllib.request
@@ -138,3 +139,12 @@ class TestMultiProcess:
         assert "fastapi_overflow_thread_use_seconds_count 7.0" in text
         assert re.search(r"^fastapi_overflow_thread_limit \d+", text, re.MULTILINE)
         assert 'fastapi_overflow_threads{state="used"}' in text
+
+    def test_where_processes_do_not_fork(self, monkeypatch, tmp_path):
+        """Windows, which knows no fork, has the mode too."""
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+        monkeypatch.delattr(os, "register_at_fork", raising=False)
+        before = observer._listeners
+        prometheus.instrument(CollectorRegistry())
+        for listener in set(observer._listeners) - set(before):
+            observer.ignore(listener)

@@ -90,7 +90,8 @@ def instrument(registry: CollectorRegistry = REGISTRY, *, refresh_seconds: float
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         mirror = _Mirror(registry, refresh_seconds)
         mirror.start()
-        os.register_at_fork(after_in_child=mirror.start)  # gunicorn --preload
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=mirror.start)  # gunicorn --preload
     else:
         registry.register(OverflowCollector())
     observer.listen(times)
