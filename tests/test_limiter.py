@@ -3,6 +3,7 @@
 Run by pytest. Where a claim needs a newer anyio than the one installed, anyio's own is left out.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import anyio
@@ -224,6 +225,25 @@ class TestCheckpoint:
             assert last.got
             last.release.set()
         assert limiter.statistics() == CapacityLimiterStatistics(0, 1, (), 0)
+
+
+class TestStatistics:
+    async def test_asked_in_another_thread(self):
+        """Any thread may ask, also where it runs while the loop's own changes the borrowers."""
+        limiter = ours(100)
+        borrowers = [object() for _ in range(90)]
+
+        def ask():
+            return [limiter.statistics() for _ in range(3000)]
+
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask)
+            while not asked.done():
+                for borrower in borrowers:
+                    limiter.acquire_on_behalf_of_nowait(borrower)
+                for borrower in borrowers:
+                    limiter.release_on_behalf_of(borrower)
+        assert len(asked.result()) == 3000
 
 
 class TestOneBorrowerWaitsTwice:

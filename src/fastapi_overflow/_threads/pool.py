@@ -14,7 +14,6 @@ from .counters import Counters
 from .dispatcher import Dispatcher
 from .gate import Gate
 from .lease import LINGERING, Lease, Waiter
-from .observer import NoObserver
 from .stall_watch import StallWatch
 
 if TYPE_CHECKING:
@@ -73,7 +72,11 @@ class TokenPool:
         observer: Observer | None = None,
     ) -> None:
         self.clock = clock
-        self.observer = observer or NoObserver()
+        if observer is None:
+            from .observer import NoObserver  # late: a patched app always gives one
+
+            observer = NoObserver()
+        self.observer = observer
         self.counters = Counters()
         self._gate = Gate(gate)
         self._callers = Callers(clock.current_task)
@@ -278,7 +281,8 @@ class TokenPool:
 
     def borrowers(self) -> tuple[object, ...]:
         """Return whose hops run. A copy made in one step, so in any thread."""
-        return tuple(self._dispatcher.tokens.borrowers)
+        # Without the GIL `tuple` of the dict may see it change, `list` holds its lock meanwhile.
+        return tuple(list(self._dispatcher.tokens.borrowers))  # noqa: C414
 
     def snapshot(self) -> Snapshot:
         from .snapshot import Snapshot
