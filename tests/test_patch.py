@@ -91,6 +91,24 @@ class TestCanary:
             assert getattr(found, attribute) == getattr(original, attribute)
 
 
+class TestAsked:
+    def test_in_the_middle_of_an_import(self, monkeypatch):
+        """`patched()` answers while another thread puts the functions of a module in place."""
+
+        class Row:
+            wrapper = "another"
+
+        class Importing:
+            @property
+            def wrapper(self):
+                applied[Row()] = None, None
+                return "another"
+
+        applied = {Importing(): (None, None), **_patch._applied}
+        monkeypatch.setattr(_patch, "_applied", applied)
+        assert fastapi_overflow.patched()
+
+
 class TestHook:
     def test_patched_tells(self, child):
         """patched() is false before Starlette is imported and true once it has been."""

@@ -17,10 +17,10 @@ def get_ready(finder: Any) -> None:
     :param finder: the one on `sys.meta_path`, of no use from now on
     :raises SettingsError: for a wrong one; whatever else fails leaves the app as stock
     """
-    from .. import _settings
     from .._log import warn
+    from .._settings import decide
 
-    if not _settings.decide().disabled:
+    if not decide().disabled:
         try:
             from .points import register_hooks
 

@@ -12,7 +12,7 @@ import inspect
 import sys
 from importlib import import_module
 from threading import RLock, Thread
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -23,6 +23,8 @@ from .functions import is_pristine, leads_to, rebind
 from .table import MODULES, NEEDED, TABLE, Point
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from .._requests.limiters import AttachedObserver
 
 REMEDY = "The app runs unprotected, as without fastapi-overflow; look for a newer version of it."
@@ -155,11 +157,21 @@ def _check(point: Point) -> None:
     original = _resolve(point)[2]
     if not point.is_kind(original):
         raise TypeError(f"it is {original!r}")
-    found = inspect.signature(original).parameters
-    if {"args", "kwargs"} == found.keys():
+    found = _parameters(original)
+    if {"args", "kwargs"} == {*found}:
         return  # somebody's wrapper, which takes anything
     if missing := [name for name in point.parameters if name not in found]:
         raise TypeError(f"it has no parameter {missing[0]!r}")
+
+
+def _parameters(function: Any) -> Collection[str]:
+    """Return the names of a function's parameters."""
+    if type(function) is not FunctionType or vars(function):
+        return inspect.signature(function).parameters  # somebody's wrapper says what it wraps
+    # What that makes is thrown away at once, and takes as long as an import of two modules.
+    code = function.__code__
+    stars = bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + stars]
 
 
 def _apply(point: Point) -> None:
@@ -192,13 +204,15 @@ def _give_up(point: Point, exc: Exception) -> None:
 
 def in_place(point: Point) -> bool:
     """Tell whether a row's replacement stands where it was put, wrapped by others or not."""
-    if point.module not in sys.modules:
+    # A copy, made in one step: another thread may be in the middle of an import.
+    applied = list(_applied.items())
+    ours = {id(now) for row, (_, now) in applied if row.wrapper == point.wrapper}
+    if not ours or point.module not in sys.modules:
         return False
     try:
         current = _resolve(point)[2]
     except (AttributeError, KeyError):
         return False
-    ours = {id(now) for row, (_, now) in _applied.items() if row.wrapper == point.wrapper}
     return leads_to(current, ours)
 
 
