@@ -4,7 +4,9 @@ It must never import what is not loaded already, never raise, never print. The n
 `arm` are frozen: an old `.pth` or `.start` may outlive an upgrade.
 """
 
-import _thread
+# Python reads and unpacks all of this file whenever it starts, so it is kept small: what is done
+# when Starlette is loaded is in `_patching.first_import`.
+
 import os
 import sys
 
@@ -19,7 +21,7 @@ def is_disabled_by(environ) -> bool:  # type: ignore[no-untyped-def]
 
 
 _loader = None  # Starlette's own
-_looking: set[int] = set()  # threads that are in `find_spec`
+_looking = {}  # type: ignore[var-annotated]  # threads that are in `find_spec`
 
 
 def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
@@ -27,9 +29,12 @@ def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
     global _loader
     # Python holds its lock of all imports meanwhile, and another thread may have the lock of what
     # would be imported here. So nothing is, and one of the others that asks all others gets None.
-    if fullname != "starlette" or (thread := _thread.get_ident()) in _looking:
+    if fullname != "starlette":
         return None
-    _looking.add(thread)
+    thread = sys.modules["_thread"].get_ident()
+    if thread in _looking:
+        return None
+    _looking[thread] = True
     try:
         for other in list(sys.meta_path):
             if other is not finder and hasattr(other, "find_spec"):
@@ -39,14 +44,12 @@ def find_spec(fullname, path=None, target=None):  # type: ignore[no-untyped-def]
                         _loader, spec.loader = spec.loader, finder  # type: ignore[assignment]
                     return spec
     finally:
-        _looking.discard(thread)
+        del _looking[thread]
 
 
+# As the loader of Starlette: what is to be done before the module is in `sys.modules`. From then on
+# other threads import its parts, without waiting for its end.
 def create_module(spec):  # type: ignore[no-untyped-def]
-    """Get ready, as the loader of Starlette, before the module is in `sys.modules`.
-
-    From then on other threads import its parts, without waiting for its end.
-    """
     if spec.loader is finder:
         spec.loader = _loader
     try:
@@ -65,14 +68,8 @@ def create_module(spec):  # type: ignore[no-untyped-def]
     return _loader.create_module(spec)  # type: ignore[union-attr]
 
 
-def exec_module(module):  # type: ignore[no-untyped-def]
-    # Called only where another finder has put a loader of its own around this one.
-    module.__loader__ = module.__spec__.loader = _loader
-    _loader.exec_module(module)  # type: ignore[union-attr]
-
-
+# It passes for Starlette's loader in all else.
 def __getattr__(name):  # type: ignore[no-untyped-def]
-    """Pass for Starlette's loader in all else."""
     return getattr(_loader, name)
 
 

@@ -57,7 +57,7 @@ def current_limiter() -> OverflowLimiter:
         observer = None if make_observer is None else make_observer()
         limiter = _new_limiter(observer)
         _limiters.set(limiter)
-        all_loops.add(limiter)
+        all_loops().add(limiter)
         if observer is not None:
             observer.attach(limiter.pool)  # once it can be found by who begins to listen just now
         return limiter
@@ -97,14 +97,10 @@ def _new_limiter(observer: Observer | None) -> OverflowLimiter:
     )
 
 
-class _AllLoops:
-    """The pools of this process's event loops, and what those counted that have ended."""
+class _Loops:
+    """The pools of a process's event loops, and what those counted that have ended."""
 
     def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Know of no loop: after a fork all that there were are the parent's."""
         # Held for a few lines, none of which waits for anything; a finalizer may come in between.
         self._lock = RLock()
         # The limiter goes with its loop, and the pool with it; what they counted is kept.
@@ -137,19 +133,24 @@ class _AllLoops:
         return pools
 
 
-all_loops = _AllLoops()
+_loops: dict[int, _Loops] = {}  # by process id: one entry, and after a fork the parent's
 
 
-def _after_fork() -> None:
-    global _latest
-    _latest = lambda: None  # noqa: E731
-    all_loops.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+def all_loops() -> _Loops:
+    """Return the event loops of this process; after a fork none, as all were the parent's."""
+    # Not by os.register_at_fork(): that keeps its function alive, with all that this module has
+    # imported, for each garbage collection at the end of Python. They took 0.5 % of an import of
+    # FastAPI.
+    process = os.getpid()
+    loops = _loops.get(process)
+    if loops is None:
+        loops = _loops.setdefault(process, _Loops())  # in one step: other threads may be here too
+        for other in list(_loops):
+            if other != process:
+                _loops.pop(other, None)
+    return loops
 
 
 def live_pools() -> Iterator[TokenPool]:
     """Return the pools of all event loops of this process that are open."""
-    return iter(all_loops.look()[0])
+    return iter(all_loops().look()[0])

@@ -111,7 +111,7 @@ def stats(*, all_loops: bool = False) -> Stats:
     if _settings.is_disabled():
         return Stats()
     if all_loops:
-        return _sum(*all_loops_of_process.look())
+        return _sum(*all_loops_of_process().look())
     return _of(_pool_here())
 
 

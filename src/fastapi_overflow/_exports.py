@@ -1,0 +1,36 @@
+"""What users import from the package, and where it is.
+
+Imported when somebody asks the package for a name. It must import no other module until then.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+HOME = {
+    "SettingsError": "_settings",
+    "Stats": "_watching.stats",
+    "advise": "_watching.advice",
+    "is_saturated": "_watching.stats",
+    "iterate_in_threadpool": "_requests.hops",
+    "patch": "_patching.points",
+    "patched": "_patching.points",
+    "run_in_threadpool": "_requests.hops",
+    "set_thread_limit": "_requests.thread_limit",
+    "stats": "_watching.stats",
+}
+
+
+def find(package: str, name: str) -> Any:
+    """Return what `package` has under `name`.
+
+    :raises AttributeError: for a name that isn't in the table
+    """
+    if name == "__all__":
+        return sorted(HOME)
+    if name not in HOME:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    # Whoever uses the package without a patch is told of stalls too.
+    import_module(f"{package}._watching.observer").install()
+    return getattr(import_module(f"{package}.{HOME[name]}"), name)
