@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -43,6 +44,43 @@ def told() -> list[logging.LogRecord]:
     return records
 
 
+async def call(app: Any, path: str, scope: Mapping[str, Any] | None = None) -> list[int]:
+    """Call an ASGI app in the caller's own task, as httpx's ASGITransport does.
+
+    :param scope: what is in the request's scope besides
+    :return: the status that it answers with; what an endpoint raises comes out of the app
+    """
+    statuses: list[int] = []
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    given = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    await app({**given, **(scope or {})}, receive, send)
+    return statuses
+
+
+def in_fork(function: Callable[[], Any]) -> Any:
+    """Return what `function` returns in a fork of this process; it must be fit for JSON."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        try:
+            os.write(writing, json.dumps(function()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        text = pipe.read()
+    os.waitpid(pid, 0)
+    return json.loads(text)
+
+
 _app: Any = None
 
 
@@ -54,30 +92,13 @@ async def request(endpoint: Callable[[], Awaitable[Any]]) -> None:
         from starlette.responses import PlainTextResponse
         from starlette.routing import Route
 
-        async def call(request):
+        async def answer(request):
             await request.scope["tests.do"]()
             return PlainTextResponse("done")
 
-        _app = Starlette(routes=[Route("/", call)])
+        _app = Starlette(routes=[Route("/", answer)])
 
-    async def receive():
-        return {"type": "http.request", "body": b""}
-
-    async def send(message):
-        pass  # what an endpoint raises comes out of the app
-
-    await _app(
-        {
-            "type": "http",
-            "method": "GET",
-            "path": "/",
-            "headers": [],
-            "query_string": b"",
-            "tests.do": endpoint,
-        },
-        receive,
-        send,
-    )
+    await call(_app, "/", {"tests.do": endpoint})
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -112,6 +133,31 @@ class Door:
 
     def open(self) -> None:
         self._event.set()
+
+
+async def begin_requests(group: Any, number: int, func: Callable[[], Any]) -> Any:
+    """Begin requests with a hop each; the next one, of `func`, they make together.
+
+    :param group: anyio's task group, in which they run
+    :return: an event that lets them make it
+    """
+    import anyio
+
+    from fastapi_overflow import run_in_threadpool
+
+    begun, go_on = 0, anyio.Event()
+
+    async def endpoint():
+        nonlocal begun
+        await run_in_threadpool(int)
+        begun += 1
+        await go_on.wait()
+        await run_in_threadpool(func)
+
+    for _ in range(number):
+        group.start_soon(request, endpoint)
+    await until(lambda: begun == number, "all requests under way")
+    return go_on
 
 
 async def deadlock(check_out: Callable[..., Any], check_in: Callable[..., Any], *args: Any) -> None:

@@ -184,10 +184,10 @@ class TestPatchFromAnImport:
 
 
 FORKED_HOP = """
-import json, os, sys, warnings
+import json, warnings
 import anyio
-from child_tools import request
-from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
+from child_tools import in_fork, request
+from fastapi_overflow import run_in_threadpool, stats
 
 warnings.simplefilter("ignore")
 
@@ -200,18 +200,7 @@ async def child_hops():
 
 def fork():
     # As multiprocessing does it in a sync endpoint.
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.write(writing, json.dumps(anyio.run(child_hops)).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading) as pipe:
-        text = pipe.read()
-    os.waitpid(pid, 0)
-    return json.loads(text)
+    return in_fork(lambda: anyio.run(child_hops))
 
 
 async def main():

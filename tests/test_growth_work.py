@@ -8,8 +8,8 @@ PROGRAM = """
 import json, sys, threading
 import anyio
 import fastapi_overflow
-from child_tools import Door, request, until
-from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
+from child_tools import Door, begin_requests, until
+from fastapi_overflow import set_thread_limit, stats
 
 FOLDER = fastapi_overflow.__file__.rpartition("/")[0]
 GROWN = 60
@@ -27,19 +27,9 @@ def trace(frame, event, arg):
 
 async def main():
     set_thread_limit(3)
-    door, begun, go_on = Door(), 0, anyio.Event()
-
-    async def endpoint():
-        nonlocal begun
-        await run_in_threadpool(int)
-        begun += 1
-        await go_on.wait()
-        await run_in_threadpool(door)
-
+    door = Door()
     async with anyio.create_task_group() as group:
-        for _ in range(waiting + 3):
-            group.start_soon(request, endpoint)
-        await until(lambda: begun == waiting + 3, "all under way")
+        go_on = await begin_requests(group, waiting + 3, door)
         go_on.set()
         try:
             await until(lambda: stats().hops == waiting + 6, "three blocked threads")

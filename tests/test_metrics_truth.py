@@ -27,7 +27,7 @@ FORKING = """
 import json, os, sys, threading, time, warnings
 import anyio
 import fastapi_overflow
-from child_tools import PATIENCE
+from child_tools import PATIENCE, in_fork
 from fastapi_overflow import run_in_threadpool, stats
 
 warnings.simplefilter("ignore")  # of forks beside threads: that is what servers do
@@ -45,23 +45,6 @@ async def serve():
     up.set()
     while state == "serving" and not end.is_set():
         await anyio.sleep(0.01)
-
-
-def in_child(function):
-    # Return what `function` returns in a fork of this process.
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(reading)
-        try:
-            os.write(writing, json.dumps(function()).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading) as pipe:
-        text = pipe.read()
-    os.waitpid(pid, 0)
-    return json.loads(text)
 
 
 def with_server(then):
@@ -85,7 +68,7 @@ def begin():
     anyio.run(hops, 2)
     return [before, stats(all_loops=True).hops]
 
-print(json.dumps(with_server(lambda: in_child(begin))))
+print(json.dumps(with_server(lambda: in_fork(begin))))
 """
 
 FORK_PROMETHEUS = f"""
@@ -124,7 +107,7 @@ def begin():
 
 def both():
     scraped_with(5)
-    found = in_child(begin)
+    found = in_fork(begin)
     return [found["hops_total"], found["thread_use_seconds_count"]]
 
 print(json.dumps(with_server(both)))
@@ -149,7 +132,7 @@ class TestFork:
 CLOSING = """
 import gc, json, sys, threading
 import anyio
-from child_tools import PATIENCE, Door, request, until
+from child_tools import PATIENCE, Door, begin_requests, until
 from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
 
 backend, collect = sys.argv[1:]
@@ -173,19 +156,8 @@ async def second():
     set_thread_limit(3)
     door = Door()
 
-    begun, go_on = 0, anyio.Event()
-
-    async def hold():
-        nonlocal begun
-        await run_in_threadpool(int)
-        begun += 1
-        await go_on.wait()
-        await run_in_threadpool(door)
-
     async with anyio.create_task_group() as group:
-        for _ in range(6):
-            group.start_soon(request, hold)
-        await until(lambda: begun == 6, "requests under way")
+        go_on = await begin_requests(group, 6, door)
         go_on.set()
         try:
             await until(lambda: stats().threads_grown, "a stall that makes the pool grow")

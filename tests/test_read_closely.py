@@ -101,7 +101,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from child_tools import BLOCKED, PATIENCE
+from child_tools import BLOCKED, PATIENCE, call
 
 connections = threading.BoundedSemaphore(2)
 
@@ -110,21 +110,9 @@ def check_out():
     assert connections.acquire(timeout=BLOCKED), "no connection"
 
 
-async def call(path):
-    # As httpx's ASGITransport: in the caller's own task.
-    async def receive():
-        return {"type": "http.request", "body": b""}
-
-    async def send(message):
-        pass
-
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
-    await app(scope, receive, send)
-
-
 async def notify():
     await asyncio.sleep(0.05)
-    await call("/inner")
+    await call(app, "/inner")
     await run_in_threadpool(connections.release)
 
 
@@ -141,7 +129,7 @@ app = Starlette(routes=[Route("/", outer), Route("/inner", inner)])
 
 
 async def main():
-    await asyncio.wait_for(asyncio.gather(*(call("/") for _ in range(20))), PATIENCE)
+    await asyncio.wait_for(asyncio.gather(*(call(app, "/") for _ in range(20))), PATIENCE)
 
 asyncio.run(main())
 print("true")
@@ -206,9 +194,9 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 import fastapi_overflow
+from child_tools import call
 
 fastapi_overflow.patch()
-answers = []
 
 
 async def copies(request):
@@ -216,14 +204,8 @@ async def copies(request):
     return PlainTextResponse("copied")
 
 
-async def send(message):
-    answers.append(message.get("status"))
-
-
 app = Starlette(routes=[Route("/", copies)])
-scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
-asyncio.run(app(scope, None, send))
-print(json.dumps(answers[0]))
+print(json.dumps(asyncio.run(call(app, "/"))[0]))
 """
 
 NO_LOOP = """
@@ -232,26 +214,20 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 import fastapi_overflow
+from child_tools import call
 
 fastapi_overflow.patch()
-answers = []
 
 
 async def answer(request):
     return PlainTextResponse("answer")
 
 
-async def send(message):
-    answers.append(message.get("status"))
-
-
 app = Starlette(routes=[Route("/", answer)])
-scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
 try:
-    app(scope, None, send).send(None)
-except StopIteration:
-    pass
-print(json.dumps(answers[0]))
+    call(app, "/").send(None)
+except StopIteration as end:
+    print(json.dumps(end.value[0]))
 """
 
 UNSET = """

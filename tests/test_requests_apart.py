@@ -196,7 +196,7 @@ class TestLargeBody:
 NESTED = """
 import json, sys
 import anyio
-from child_tools import Door, until
+from child_tools import Door, call, until
 from fastapi_overflow import set_thread_limit, stats
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -240,26 +240,15 @@ app = Starlette(routes=[Mount("/deep", nested), Route("/hold", hold)])
 app.add_middleware(Hops)
 
 
-async def ask(path):
-    async def receive():
-        return {"type": "http.request", "body": b""}
-
-    async def send(message):
-        pass
-
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
-    await app(scope, receive, send)
-
-
 async def main():
     global go_on, under_way
     go_on, under_way = anyio.Event(), anyio.Event()
     set_thread_limit(3)
     async with anyio.create_task_group() as group:
-        group.start_soon(ask, "/deep/hop")
+        group.start_soon(call, app, "/deep/hop")
         await under_way.wait()
-        group.start_soon(ask, "/hold")
-        group.start_soon(ask, "/hold")
+        group.start_soon(call, app, "/hold")
+        group.start_soon(call, app, "/hold")
         await until(lambda: stats().hops == 3, "two threads taken")
         go_on.set()
         await until(lambda: stats().hops == 4 or stats().waiting, "the app's hop")
