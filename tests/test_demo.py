@@ -57,7 +57,7 @@ def elsewhere(wheel, tmp_path_factory):
 
 class TestDeadlock:
     def test_without_the_package_most_requests_are_lost(self, shown):
-        """The app alone deadlocks: requests get no connection in time, and most no answer."""
+        """The app alone deadlocks: requests get no connection in time, and most get no answer."""
         assert shown.report["without"]["failures"]["HTTP 500"] > 0  # the pool's timeout
         assert shown.report["without"]["succeeded"] < DEADLOCK / 2
 
@@ -102,7 +102,7 @@ class TestDeadlock:
         assert shown.report["with"]["peak_threads"] > 1
 
     def test_no_progress_bar_where_nobody_watches(self, shown):
-        """Without a terminal nothing but the result is printed."""
+        """Without a terminal, only the result is printed."""
         assert shown.stderr == ""
 
     def test_no_file_is_left(self, shown):
@@ -112,7 +112,7 @@ class TestDeadlock:
 
 class TestWithoutLoad:
     def test_says_when_it_shows_nothing(self, wheel_python):
-        """With too few requests for a deadlock it says so, side by side all the same."""
+        """With too few requests for a deadlock it says so, and still shows both side by side."""
         done = demo(wheel_python, "--requests", str(FEW))
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
@@ -121,7 +121,7 @@ class TestWithoutLoad:
         assert "not enough load for a deadlock" in lines[-1]
 
     def test_a_database_of_the_users_own(self, wheel_python, postgres_url):
-        """Any SQLAlchemy URL will do, with a pool of any size; the tables are gone afterwards."""
+        """Any SQLAlchemy URL and any pool size will do; the tables are gone afterwards."""
         words = ("--requests", str(FEW), "--pool-size", "3", "--database-url", postgres_url)
         done = demo(wheel_python, *words, "--json")
         assert done.returncode == 0, done.stderr
@@ -187,7 +187,7 @@ class TestCannotRun:
         ],
     )
     def test_database(self, wheel_python, url, sentence):
-        """A database that can't be used is an error of one line, and the exit code is 2."""
+        """A database that can't be used gives a one-line error and exit code 2."""
         done = demo(wheel_python, "--database-url", url)
         assert done.returncode == 2
         assert sentence in error(done)

@@ -73,7 +73,7 @@ def elsewhere(wheel, bare_python, tmp_path_factory):
 
 @pytest.fixture
 def customize(tmp_path):
-    """Write a sitecustomize.py: code that runs at the start of a Python, after the hook."""
+    """Write a sitecustomize.py: code that runs when Python starts, after the hook."""
 
     def write(code, *more_folders):
         (tmp_path / "sitecustomize.py").write_text(code)
@@ -91,7 +91,7 @@ class TestProtected:
         assert done.report["problems"] == []
 
     def test_prints_nothing_on_stderr(self, wheel_python):
-        """What it has to say is on stdout."""
+        """All that it says goes to stdout."""
         assert doctor(wheel_python).stderr == ""
 
     def test_says_what_has_armed_the_hook(self, wheel_python):
@@ -114,7 +114,7 @@ class TestProtected:
         }
 
     def test_without_fastapi_its_points_are_not_needed(self, bare_python):
-        """With bare Starlette an app is protected, and the points of FastAPI are not needed."""
+        """With Starlette alone an app is protected; FastAPI's points aren't needed."""
         done = doctor(bare_python)
         assert done.returncode == 0
         found = states(done)
@@ -155,7 +155,7 @@ class TestProtected:
         }
 
     def test_an_explicit_patch_protects_too(self, elsewhere, customize):
-        """Where start-up code calls patch() itself, that is what protects, and doctor says so."""
+        """If start-up code calls patch() itself, that protects the app, and doctor says so."""
         python, path = elsewhere
         done = doctor(python, env=customize("import fastapi_overflow as f; f.patch()", path))
         assert (done.returncode, done.report["armed_by"]) == (0, "patch()")
@@ -238,7 +238,7 @@ class TestNotPatched:
         assert done.stderr == ""
 
     def test_replaced_by_others(self, bare_python, customize):
-        """Where something else has taken the place of a replacement, the point is named."""
+        """If something else stands in the place of a replacement, the point is named."""
         code = "import starlette.concurrency as c; c.run_in_threadpool = lambda *a: None"
         problem, _ = only_problem(doctor(bare_python, env=customize(code)))
         assert "starlette.concurrency.run_in_threadpool is not in place" in problem
@@ -278,7 +278,7 @@ class TestSettings:
         assert settings["stall_threads"]["value"] == 20
 
     def test_a_wrong_value_ends_with_2(self, wheel_python):
-        """A wrong value ends with exit code 2, naming variable, value and rule."""
+        """A wrong value ends in exit code 2, and the message names variable, value and rule."""
         done = doctor(wheel_python, env={"FASTAPI_OVERFLOW_LIMIT": "abc"})
         assert done.returncode == 2
         (found,) = done.report["problems"]

@@ -25,7 +25,7 @@ fastapi_overflow.patch()
 
 
 class Canary:
-    """Something that a request has in hand; it must die with the request."""
+    """Something that a request holds; it must die with the request."""
 
 
 def collected(*references):
@@ -91,7 +91,7 @@ class TestRequest:
         assert len(leases) == 0
 
     async def test_borrowers(self):
-        """Who has waited for a token and given it back isn't kept, whatever its depth was."""
+        """A borrower that has waited for a token and returned it isn't kept, whatever its depth."""
         limiter = OverflowLimiter(2)
         under_way = anyio.Event()
         go = anyio.Event()
@@ -118,7 +118,7 @@ class TestRequest:
         assert collected(*borrowers)
 
     async def test_cancelled(self):
-        """Nor is who was cancelled while it waited."""
+        """Nor is one that was cancelled while it waited."""
         limiter = OverflowLimiter(1)
         borrowers = []
 
@@ -139,7 +139,7 @@ class TestRequest:
 
 
 async def hop_and_wait():
-    """Requests that wait for tokens, first hops and later ones, on the loop's own limiter."""
+    """Requests whose first and later hops wait for tokens of the loop's own limiter."""
     limiter = to_thread.current_default_thread_limiter()
     limiter.total_tokens = 2
     under_way = anyio.Event()
@@ -166,7 +166,7 @@ async def hop_and_wait():
 
 class TestLoops:
     def test_short_loops(self):
-        """Of 1,000 event loops, one after another, nothing stays: no loop, no limiter, no task."""
+        """Nothing stays of 1,000 event loops run in a row: no loop, no limiter, no task."""
 
         async def main():
             limiter = await hop_and_wait()
@@ -182,7 +182,7 @@ class TestLoops:
         assert len(tasks) == 0
 
     def test_pending_timer(self):
-        """A loop that ends while the limiter's timers are set is free at once."""
+        """A loop that ends while the limiter's timers are set is freed at once."""
 
         async def main():
             limiter = OverflowLimiter(1, stall_seconds=3600)
@@ -195,12 +195,12 @@ class TestLoops:
         assert collected(*asyncio.run(main()))
 
     def test_trio(self):
-        """Nor does anything stay of a trio run."""
+        """Nothing stays of a trio run either."""
         limiters = [anyio.run(hop_and_wait, backend="trio") for _ in range(20)]
         assert collected(*limiters)
 
     def test_one_each(self):
-        """Each loop has a limiter of its own, one and the same throughout the loop."""
+        """Each loop has its own limiter, and it is the same throughout the loop."""
 
         async def main():
             first = to_thread.current_default_thread_limiter()
@@ -215,7 +215,7 @@ class TestLoops:
         assert isinstance(keep, OverflowLimiter)
 
     def test_loop_inside_a_hop(self):
-        """A loop that a hop runs in its thread has its own limiter, and nothing of the request."""
+        """A loop run inside a hop has its own limiter and nothing of the request's."""
         inside = RunVar("inside")
 
         async def nested():

@@ -1,4 +1,4 @@
-"""Whose hop is it? First hops, later ones, hops side by side, outside of and after requests.
+"""Whose hop is it? First and later hops, hops side by side, outside a request and after it.
 
 Run by pytest, without threads: a hop here waits in the event loop.
 """
@@ -59,7 +59,7 @@ async def started(limiter, group, number):
 
 class TestSideBySide:
     async def test_promoted(self, monkeypatch):
-        """Hops with which a request begins side by side: one has a thread, the others are later."""
+        """If hops begin a request side by side and one gets a thread, the others are later."""
         limiter, _ = make_limiter(monkeypatch, 3)
         async with requests(limiter) as group:
             blocked = await started(limiter, group, 2)
@@ -79,7 +79,7 @@ class TestSideBySide:
             end_all([*blocked, *hops])
 
     async def test_cancelled_while_waiting(self, monkeypatch):
-        """Those of them that were cancelled meanwhile are forgotten."""
+        """Those that have been cancelled by then are forgotten."""
         limiter, _ = make_limiter(monkeypatch, 3)
         async with requests(limiter) as group:
             blocked = await started(limiter, group, 2)
@@ -106,7 +106,7 @@ class TestSideBySide:
             end_all([*blocked, *hops])
 
     async def test_own_tokens(self, monkeypatch):
-        """Each has a token of its own; but for one they go back as soon as their hop ends."""
+        """Each has its own token; all but one go back as soon as the hop ends."""
         limiter, _ = make_limiter(monkeypatch, 4, reserve=0)
         async with requests(limiter) as group:
             hops = [Hop(limiter) for _ in range(3)]
@@ -136,7 +136,7 @@ class TestOutsideRequests:
         assert (limiter.borrowed_tokens, limiter.pool.snapshot().lingering) == (0, 0)
 
     async def test_first_and_later(self, monkeypatch):
-        """A task's first hop is a first one, those that follow may use the reserve."""
+        """A task's first hop is a first hop; the ones after it may use the reserve."""
         limiter, _ = make_limiter(monkeypatch, 3)
         async with requests(limiter) as group:
             hopped, new = Bare(limiter, group), Bare(limiter, group)
@@ -155,7 +155,7 @@ class TestOutsideRequests:
             new.finish()
 
     async def test_not_inherited(self, monkeypatch):
-        """That is the task's own: a task that it starts begins with a first hop."""
+        """A task doesn't pass that on: the tasks it starts begin with a first hop."""
         limiter, _ = make_limiter(monkeypatch, 3)
         async with requests(limiter) as group:
             async with limiter:
@@ -168,7 +168,7 @@ class TestOutsideRequests:
             end_all([*blocked, hop])
 
     async def test_request_of_hopped_task(self, monkeypatch):
-        """What a middleware around the app has taken counts: the app's first hop is a later one."""
+        """If a middleware around the app has made a hop, the app's first hop is a later one."""
         limiter, _ = make_limiter(monkeypatch, 3)
         async with requests(limiter) as group:
             hop = Hop(limiter)
@@ -189,7 +189,7 @@ class TestOutsideRequests:
             end_all([*blocked, hop])
 
     async def test_after_the_request(self, monkeypatch):
-        """And what it does after the app has answered is a later hop too."""
+        """What the middleware does after the app has answered is a later hop too."""
         limiter, _ = make_limiter(monkeypatch, 3)
         async with requests(limiter) as group:
             hop, inner = Hop(limiter), Hop(limiter)
@@ -257,7 +257,7 @@ class TestOutlivesRequest:
             waiting.end()
 
     async def test_waiting(self, monkeypatch):
-        """One that still waits when its request ends is served none the less."""
+        """A hop that still waits when its request ends is served all the same."""
         limiter, _ = make_limiter(monkeypatch, 1)
         async with requests(limiter) as group:
             blocked = await started(limiter, group, 1)
@@ -278,7 +278,7 @@ class TestOutlivesRequest:
 
 class TestOtherLimiter:
     async def test_foreign_lease(self, monkeypatch):
-        """The lease of one limiter, that of another event loop, means nothing to the next."""
+        """A limiter ignores the lease of another event loop's limiter."""
         limiter, _ = make_limiter(monkeypatch, 3)
         other, _ = make_limiter(monkeypatch, 3)
         async with requests(other) as group:

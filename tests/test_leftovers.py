@@ -1,4 +1,4 @@
-"""What must not break Python: wrong settings, and installations half removed, left over or damaged.
+"""What must not break Python: wrong settings, and half-removed or damaged installations.
 
 Every claim is about a new process in an environment of the kind.
 """
@@ -46,13 +46,13 @@ class TestWrongSettings:
 
     @pytest.mark.parametrize("name", ["starlette", "fastapi", "starlette.concurrency"])
     def test_stop_the_import(self, environment, name):
-        """Importing Starlette or FastAPI fails with variable, value and rule."""
+        """Importing Starlette or FastAPI fails, and the error names variable, value and rule."""
         done = environment.run(f"import {name}", env=WRONG)
         assert done.returncode == 1
         assert done.stderr.strip().endswith(f"SettingsError: {SENTENCE}")
 
     def test_stop_the_second_attempt_too(self, environment):
-        """An app that catches the error and imports again gets it again."""
+        """An app that catches the error and imports again gets the error again."""
         code = """
         for _ in range(3):
             try:
@@ -64,7 +64,7 @@ class TestWrongSettings:
         assert done.stdout.splitlines() == [SENTENCE] * 3
 
     def test_mended_in_time(self, environment):
-        """Once the variable is mended, in the same process, the import works and is patched."""
+        """Once the variable is corrected in the same process, the import works and is patched."""
         code = """
         import os
         try:
@@ -77,7 +77,7 @@ class TestWrongSettings:
         assert environment.run(dedent(code), env=WRONG, check=True).stdout == "True\n"
 
     def test_stop_a_server(self, wheel_python, tmp_path):
-        """The server, uvicorn here, ends with an exit code other than 0, and the sentence."""
+        """The server, here uvicorn, prints the error and exits with a code other than 0."""
         (tmp_path / "app.py").write_text("from fastapi import FastAPI\napp = FastAPI()\n")
         serve = (wheel_python, "-m", "uvicorn", "app:app", "--port", "0")
         done = run(*serve, timeout=TIMEOUT, env=WRONG, cwd=tmp_path)
@@ -174,7 +174,7 @@ class TestLeftovers:
         assert own_environment.run(APP, check=True).stderr == ""
 
     def test_removed_files_leave_no_trace(self, own_environment):
-        """With all its files gone Python starts as if the package had never been there."""
+        """With all its files gone, Python starts as if the package had never been there."""
         damage(own_environment, "package gone")
         own_environment.pth.unlink()
         own_environment.start.unlink()

@@ -1,4 +1,4 @@
-"""The limiter keeps the contract of anyio's own: each claim is tried on both.
+"""The limiter keeps the contract of anyio's own: each claim is tested on both.
 
 Run by pytest. Where a claim needs a newer anyio than the one installed, anyio's own is left out.
 """
@@ -70,7 +70,7 @@ class TestTokens:
         limiter.release_on_behalf_of("another")
 
     async def test_nowait_behind_others(self, make):
-        """acquire_nowait() takes no token that was given to a waiter who has not run since."""
+        """acquire_nowait() doesn't take a token already granted to a waiter that has yet to run."""
         limiter = make(1)
         async with anyio.create_task_group() as group:
             await limiter.acquire()
@@ -81,7 +81,7 @@ class TestTokens:
             waiter.release.set()
 
     async def test_in_order(self, make):
-        """Tokens go to those who wait in the order in which they came."""
+        """Waiters get tokens in the order in which they came."""
         limiter = make(1)
         async with anyio.create_task_group() as group:
             tasks = await waiting(limiter, group, 5)
@@ -128,7 +128,7 @@ class TestBorrowerRules:
         assert limiter.borrowed_tokens == 0
 
     async def test_twice_on_behalf(self, make):
-        """Nor can another borrower than the task."""
+        """Nor can a borrower other than the task."""
         limiter = make(2)
         limiter.acquire_on_behalf_of_nowait("x")
         with pytest.raises(RuntimeError, match=HOLDS):
@@ -146,7 +146,7 @@ class TestBorrowerRules:
             limiter.release_on_behalf_of("x")
 
     async def test_release_of_another(self, make):
-        """Nor one that somebody else holds."""
+        """Nor one that another borrower holds."""
         limiter = make(1)
         limiter.acquire_on_behalf_of_nowait("x")
         with pytest.raises(RuntimeError, match=HOLDS_NONE):
@@ -229,7 +229,7 @@ class TestCheckpoint:
 
 class TestStatistics:
     async def test_asked_in_another_thread(self):
-        """Any thread may ask, also where it runs while the loop's own changes the borrowers."""
+        """Any thread may ask, even while the event loop's thread changes the borrowers."""
         limiter = ours(100)
         borrowers = [object() for _ in range(90)]
 
@@ -264,7 +264,7 @@ class TestOneBorrowerWaitsTwice:
             assert all(twin.got for twin in twins)
 
     async def test_at_once(self):
-        """With room for both the second fails as if it had come now; they don't share a token."""
+        """With room for both, the second fails as if it came now; they don't share a token."""
         limiter = ours(2)
         async with requests(limiter) as group:
             firsts = [Waiting(limiter, group) for _ in range(2)]

@@ -34,7 +34,7 @@ class TestTotalTokens:
 
     @both()
     async def test_lowered(self, make):
-        """Lowering it ends nobody's turn; the next starts once there is room again."""
+        """Lowering it interrupts nobody; the next one starts once there is room again."""
         limiter = make(3)
         async with anyio.create_task_group() as group:
             tasks = await waiting(limiter, group, 4)
@@ -51,7 +51,7 @@ class TestTotalTokens:
 
     @both(anyio_since=(4, 15))
     async def test_lowered_and_raised(self, make):
-        """Lowered and raised again with tokens out, it gives no token too many."""
+        """Lowered and raised again while tokens are out, it never gives out one too many."""
         limiter = make(3)
         async with anyio.create_task_group() as group:
             tasks = await waiting(limiter, group, 8)
@@ -82,7 +82,7 @@ class TestTotalTokens:
 
     @both(anyio_since=(4, 12))
     async def test_zero_while_busy(self, make):
-        """Set to 0 it lets those who run finish, and nobody start."""
+        """Set to 0, it lets running hops finish and starts no others."""
         limiter = make(1)
         async with anyio.create_task_group() as group:
             first, second = await waiting(limiter, group, 2)
@@ -109,7 +109,7 @@ class TestTotalTokens:
     @both()
     @pytest.mark.parametrize("value", [1.5, math.nan])
     async def test_wrong_type(self, make, value):
-        """What is neither a whole number nor math.inf is a TypeError, at once and later."""
+        """Anything but a whole number or math.inf raises TypeError, at once or set later."""
         with pytest.raises(TypeError, match=WRONG_TYPE):
             make(value)
         limiter = make(1)
@@ -120,7 +120,7 @@ class TestTotalTokens:
     @both()
     @pytest.mark.parametrize("value", ["2", None])
     async def test_no_number(self, make, value):
-        """What is no number is a TypeError too."""
+        """So does anything that isn't a number."""
         limiter = make(1)
         with pytest.raises(TypeError):
             limiter.total_tokens = value
@@ -128,7 +128,7 @@ class TestTotalTokens:
 
     @both(anyio_since=(4, 12))
     async def test_negative(self, make):
-        """A negative number is a ValueError, at once and later."""
+        """A negative number raises ValueError, at once or set later."""
         with pytest.raises(ValueError, match=NEGATIVE):
             make(-1)
         limiter = make(1)
@@ -140,7 +140,7 @@ class TestTotalTokens:
 @both()
 class TestStatistics:
     async def test_at_any_moment(self, make):
-        """statistics() tells limit, tokens out, who has them and how many wait."""
+        """statistics() has the limit, the tokens out, who has them and how many wait."""
         limiter = make(2)
         assert limiter.statistics() == CapacityLimiterStatistics(0, 2, (), 0)
         async with anyio.create_task_group() as group:
@@ -172,7 +172,7 @@ class TestIdentity:
         assert isinstance(make(1), anyio.CapacityLimiter)
 
     async def test_truthy(self, make):
-        """It is true, used up or of size 0: anyio says `limiter or default`."""
+        """It is true even when used up or of size 0: anyio writes `limiter or default`."""
         limiter = make(1)
         assert limiter
         async with limiter:
@@ -214,7 +214,7 @@ class TestWithReserve:
                     request.finish()
 
     async def test_lowered_to_one(self, monkeypatch):
-        """Lowered to 1 nobody starts before the last is over, whatever token that has."""
+        """Lowered to 1, nobody starts before the last hop has ended, whatever its token."""
         started = []
         for last in range(3):
             limiter, _ = make_limiter(monkeypatch, 3)

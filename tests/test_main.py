@@ -1,4 +1,4 @@
-"""The command line itself: what it loads, which subcommand it runs, what it says of wrong usage."""
+"""The command line itself: what it loads, which subcommand it runs, what it says to wrong usage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TestMain:
 
     @pytest.mark.parametrize("word", ["--help", "-h"])
     def test_help_names_the_subcommands(self, wheel_python, word):
-        """`--help` lists both subcommands and ends well."""
+        """`--help` lists both subcommands and exits with 0."""
         shown = command(wheel_python, word)
         assert shown.returncode == 0
         assert "doctor" in shown.stdout
@@ -63,7 +63,7 @@ class TestNobodyReads:
         ("word", "unbuffered"), [("doctor", None), ("doctor", "1"), ("--help", None)]
     )
     def test_ends_quietly(self, wheel_python, word, unbuffered):
-        """Where the reader has gone (`doctor | head -1`), it ends as others do: no traceback."""
+        """If its reader has gone (`doctor | head -1`), it ends without a traceback."""
         read, write = os.pipe()
         os.close(read)
         try:
@@ -75,7 +75,7 @@ class TestNobodyReads:
         assert done.returncode == 141
 
     def test_other_pipes_are_told(self, wheel_python):
-        """A broken pipe of something else is no reason to be quiet."""
+        """It isn't quiet about another pipe that breaks."""
         code = (
             "import fastapi_overflow.__main__ as m, fastapi_overflow._cli.doctor as d\n"
             "def run(**_): raise BrokenPipeError('elsewhere')\n"

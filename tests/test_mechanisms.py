@@ -1,4 +1,4 @@
-"""Each mechanism alone: what it settles by itself, and that nothing else settles the same.
+"""Each mechanism alone: what it solves by itself, and that nothing else solves it.
 
 Run by pytest, without threads: a deadlock here is an event loop that has nothing left to do.
 """
@@ -75,7 +75,7 @@ class Route:
         self.connections.release()
 
     async def answer(self, clock, looks=0):
-        """Send the requests, let the stall watch look so often, and return what became of them."""
+        """Send the requests, let the stall watch look, and return what became of them."""
         async with anyio.create_task_group() as group:
             for _ in range(REQUESTS):
                 group.start_soon(as_request, self.limiter, self)
@@ -96,18 +96,18 @@ class TestLease:
     """Without reserve and growth."""
 
     async def test_alone(self, monkeypatch):
-        """The lease alone settles sync routes: the request that has the connection has a thread."""
+        """The lease alone is enough for sync routes: who has the connection has a thread."""
         limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0, stall_threads=0)
         assert await Route(limiter, NO_PAUSE).answer(clock) == ALL_ANSWERED
 
     async def test_taken_out(self, monkeypatch):
-        """Nothing else does: without it the same requests deadlock."""
+        """Nothing else does it: without it the same requests deadlock."""
         without_leases(monkeypatch)
         limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0, stall_threads=0)
         assert await Route(limiter, NO_PAUSE).answer(clock, looks=50) == DEADLOCK
 
     async def test_next_waiter(self, monkeypatch):
-        """A request that goes off to await something else loses its thread to the next one."""
+        """A request that awaits something else loses its thread to the next one."""
         limiter, _ = make_limiter(monkeypatch, 1)
         async with requests(limiter) as group:
             away = Request(limiter, group, hops=1)
@@ -137,7 +137,7 @@ class TestLease:
             waiting.end()
 
     async def test_idle(self, monkeypatch):
-        """While nobody waits it costs nothing: no turn of the loop is asked for, no timer set."""
+        """While nobody waits it costs nothing: no turn of the loop, no timer."""
         limiter, clock = make_limiter(monkeypatch, 3)
         asked = []
         clock.call_soon = asked.append
@@ -163,13 +163,13 @@ class TestReserve:
     """Without leases and growth."""
 
     async def test_alone(self, monkeypatch):
-        """The reserve alone settles it too: the request that has the connection gets its thread."""
+        """The reserve alone is enough too: who has the connection gets its thread."""
         without_leases(monkeypatch)
         limiter, clock = make_limiter(monkeypatch, THREADS, reserve=1, stall_threads=0)
         assert await Route(limiter, PAUSE).answer(clock) == ALL_ANSWERED
 
     async def test_taken_out(self, monkeypatch):
-        """Nothing else does: without it the same requests deadlock."""
+        """Nothing else does it: without it the same requests deadlock."""
         without_leases(monkeypatch)
         limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0, stall_threads=0)
         assert await Route(limiter, PAUSE).answer(clock, looks=50) == DEADLOCK
@@ -198,7 +198,7 @@ class TestReserve:
             request.finish()
 
     async def test_blocked(self, monkeypatch):
-        """While its thread is blocked, all others go on from one first hop to the next."""
+        """While its thread is blocked, the others go on with one first hop after another."""
         limiter, _ = make_limiter(monkeypatch, 3)
         async with requests(limiter) as group:
             request = Request(limiter, group, hops=1)
@@ -217,7 +217,7 @@ class TestReserve:
 
     @pytest.mark.parametrize(("limit", "running"), [(1, 1), (2, 1), (3, 1), (6, 1), (7, 2)])
     async def test_last_token(self, monkeypatch, limit, running):
-        """However large, it never takes the last token from first hops."""
+        """However large it is, it never takes the last token from first hops."""
         limiter, _ = make_limiter(monkeypatch, limit, reserve=5)
         async with requests(limiter) as group:
             hops = first_hops(limiter, group, 10)
@@ -226,7 +226,7 @@ class TestReserve:
             end_all(hops)
 
     async def test_deepest(self, monkeypatch):
-        """It goes to the request that has made most hops."""
+        """It goes to the request that has made the most hops."""
         limiter, _ = make_limiter(monkeypatch, 3, reserve=1)
         async with requests(limiter) as group:
             deep = [Request(limiter, group, hops=hops) for hops in (1, 2, 3, 2, 1)]
@@ -259,19 +259,19 @@ class TestGrowth:
     """Without leases and reserve."""
 
     async def test_alone(self, monkeypatch):
-        """Growth alone settles it too, in time: whoever has the connection gets an extra thread."""
+        """Growth alone is enough too, in time: who has the connection gets an extra thread."""
         without_leases(monkeypatch)
         limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0)
         assert await Route(limiter, PAUSE).answer(clock, looks=120) == ALL_ANSWERED
 
     async def test_taken_out(self, monkeypatch):
-        """Nothing else does: without it the same requests deadlock, for however long."""
+        """Nothing else does it: without it the same requests deadlock for good."""
         without_leases(monkeypatch)
         limiter, clock = make_limiter(monkeypatch, THREADS, reserve=0, stall_threads=0)
         assert await Route(limiter, PAUSE).answer(clock, looks=120) == DEADLOCK
 
     async def test_blocked_reserve(self, monkeypatch):
-        """Where the thread of the reserve blocks, lease and reserve are not enough; growth is."""
+        """If the reserve's own thread blocks, lease and reserve aren't enough, but growth is."""
 
         async def answered(threads):
             limiter, clock = make_limiter(monkeypatch, 3, stall_threads=threads)

@@ -1,4 +1,4 @@
-"""Together with what else patches Starlette, FastAPI and anyio: theirs still works, and ours.
+"""Beside others that patch Starlette, FastAPI and anyio: theirs still works, and so does ours.
 
 Run by pytest. Each claim is about processes of their own (neighbours/watched.py), in a virtual
 environment with the built wheel: one with the package, and the same with it switched off.
@@ -103,7 +103,7 @@ def watch(python):
 
 @pytest.fixture(scope="module", params=CASES, ids=" ".join)
 def case(request, refused, watch):
-    """What there was to see with us, and without."""
+    """What was seen with us, and without."""
     order, *names = request.param
     for name in names:
         if name in refused:
@@ -132,23 +132,23 @@ class TestTheirs:
                 assert any(error for *_, error in who[path]) is fails
 
     def test_tells_requests_apart(self, case):
-        """Of requests that share the threads each has its own trace, down to the endpoint."""
+        """Requests that share the threads each have their own trace, down to the endpoint."""
         for who in case[0]["seen"].values():
             assert who["requests with their own trace"] == len(who["answered"])
 
 
 class TestOurs:
     def test_all_are_answered(self, case):
-        """More requests than threads, with one connection among them, all are answered."""
+        """With more requests than threads and a single connection, every request is answered."""
         for who in case[0]["seen"].values():
             assert set(who["answered"]) == {200}
 
     def test_deadlocks_without_us(self, case):
-        """The same without us is a deadlock: most requests get no connection in time."""
+        """Without us that is a deadlock: most requests get no connection in time."""
         for who in case[1]["seen"].values():
             assert who["answered"].count(500) > len(who["answered"]) / 2
 
     def test_patched(self, case):
-        """patched() tells that the app is protected, whoever is around our functions."""
+        """patched() says that the app is protected, whoever has wrapped our functions."""
         ours, stock = case
         assert (ours["patched"], stock["patched"]) == (True, False)

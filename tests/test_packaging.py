@@ -106,7 +106,7 @@ class TestWheel:
 
 class TestHookFiles:
     def test_pth_is_one_line(self):
-        """The .pth file is one import line: whatever else `site` would take for a path."""
+        """The .pth file is one import line: `site` would take anything else for a path."""
         text = (ROOT / "fastapi_overflow.pth").read_text()
         assert text == "import fastapi_overflow._startup; fastapi_overflow._startup.arm()\n"
 
@@ -117,7 +117,7 @@ class TestHookFiles:
 
 class TestInstallation:
     def test_from_the_sdist_and_back(self, sdist, tmp_path):
-        """An sdist is built by pip alone, the hook works, and an uninstall leaves nothing."""
+        """From the sdist pip alone can build, the hook works, and an uninstall leaves nothing."""
         python = make_venv(tmp_path / "venv")
         before = _files(site_packages(python))
         pip = (python, "-m", "pip", "--disable-pip-version-check", "--quiet")
@@ -193,7 +193,7 @@ class TestWaysToRun:
         )
 
     def test_specs_are_intact(self, environment):
-        """Loader, origin, source and resources of the patched modules can be had as ever."""
+        """Loader, origin, source and resources of the patched modules are available as ever."""
         code = """
         import importlib, importlib.resources, inspect, pkgutil
         for name in ("starlette", "starlette.concurrency", "starlette.applications"):
@@ -229,7 +229,7 @@ class TestWaysToRun:
         assert run(environment.python, app, timeout=TIMEOUT, check=True).stdout == "True\n"
 
     def test_package_in_a_zip_file(self, environment, dependencies, tmp_path):
-        """With everything in one zip file, which has no .pth, patch() protects all the same."""
+        """With everything in one zip file, which has no .pth, patch() still protects."""
         folder = tmp_path / "content"
         shutil.copytree(environment.package, folder / "fastapi_overflow")
         libraries = ("anyio", "exceptiongroup", "idna", "sniffio", "starlette", "typing_", "wrapt")

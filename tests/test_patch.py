@@ -1,4 +1,4 @@
-"""What is patched, when, and what of it others can tell.
+"""What is patched, when, and what others can see of it.
 
 Patching happens once in a process, so each claim about it is made of a new one, with the built
 wheel's hook, or with the hook taken off first (`LATE`).
@@ -72,7 +72,7 @@ class TestCanary:
     """Fails when a new version of Starlette, FastAPI or anyio has changed what is patched."""
 
     def test_upstream_has_the_shape_expected(self, point):
-        """What the installed version has there is of the kind, and takes the parameters."""
+        """What the installed version has there is of the expected kind, with the parameters."""
         original = inspect.unwrap(place(point))
         assert point.is_kind(original)
         assert set(point.parameters) <= set(inspect.signature(original).parameters)
@@ -82,7 +82,7 @@ class TestCanary:
         assert _patch.in_place(point)
 
     def test_looks_like_the_original(self, point):
-        """Name, signature, kind and documentation are the original's, which can be reached."""
+        """Name, signature, kind and docstring are the original's, which stays reachable."""
         found, original = place(point), inspect.unwrap(place(point))
         assert original is not found
         assert inspect.signature(found) == inspect.signature(original)
@@ -122,7 +122,7 @@ class TestHook:
 
     @pytest.mark.parametrize("module", ["fastapi", "starlette.applications", "starlette.routing"])
     def test_nobody_has_an_original(self, child, module):
-        """Whatever is imported first, no module has got one of the functions unpatched."""
+        """Whatever is imported first, no module holds one of the functions unpatched."""
         code = "assert originals() and not everywhere(originals()), everywhere(originals())"
         child(NAMES, f"import {module}, fastapi, starlette.staticfiles", code)
 
@@ -142,7 +142,7 @@ class TestHook:
         child(NAMES, "from anyio.to_thread import run_sync; assert not layers(run_sync)")
 
     def test_patch_adds_nothing(self, child):
-        """The hook and patch(), before and after, any number of times, are one patch."""
+        """The hook and patch(), in any order and any number of times, patch once."""
         code = """
         from fastapi_overflow import patch
         patch(); patch()
@@ -178,7 +178,7 @@ class TestHook:
 
 class TestLate:
     def test_nobody_has_an_original(self, child):
-        """patch() after everything was imported replaces the functions wherever they have got."""
+        """patch() after everything was imported replaces the functions wherever they are."""
         code = """
         from fastapi.concurrency import run_in_threadpool as mine
         from anyio.to_thread import run_sync
@@ -217,7 +217,7 @@ class TestLate:
         child(LATE, code)
 
     def test_lazy_modules_stay_lazy(self, child):
-        """Looking for the functions loads no module that waits to be loaded."""
+        """Looking for the functions doesn't load lazy modules."""
         code = """
         import importlib.util
         spec = importlib.util.find_spec("this")
@@ -243,7 +243,7 @@ class TestLate:
         child(LATE, code)
 
     def test_module_named_like_one_of_python(self, child):
-        """Names in an app's module are ours too where the standard library has one so called."""
+        """Names are replaced in an app's module that is named like one of the standard library."""
         code = """
         import types
         from anyio.to_thread import run_sync
@@ -257,7 +257,7 @@ class TestLate:
         child(LATE, NAMES, code)
 
     def test_after_a_reload(self, child):
-        """After importlib.reload() hops still are ours, and patch() puts all back in place."""
+        """After importlib.reload() hops are still ours, and patch() puts all back in place."""
         code = """
         import importlib, anyio
         import starlette.applications, starlette.concurrency, fastapi_overflow

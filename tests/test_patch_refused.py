@@ -1,4 +1,4 @@
-"""Where patching must give way: to an upstream of another shape, and to others who wrap it too.
+"""Where patching must give way: to a changed upstream, and to others who wrap it too.
 
 Every claim is made of a new process. What upstream might become is simulated by an import hook that
 runs just before ours.
@@ -171,7 +171,7 @@ async def borrowed():
 
 class TestOthers:
     def test_who_wraps_before_us_is_called(self, child):
-        """A wrapper that was there before ours runs, and its hop takes our token."""
+        """A wrapper that was there before ours still runs, and its hop takes our token."""
         code = """
         @before_ours("starlette.concurrency")
         def wrap(module):
@@ -217,7 +217,7 @@ class TestOthers:
         child(BEFORE_OURS, THEIRS, OURS, code)
 
     def test_who_replaces_ours_is_told(self, child):
-        """Where somebody puts another function in the place of ours, patched() says so."""
+        """If somebody replaces our function with another one, patched() says so."""
         code = """
         import starlette.applications, starlette.concurrency, fastapi_overflow
         async def another(func, *args, **kwargs):
@@ -228,7 +228,7 @@ class TestOthers:
         child(code)
 
     def test_who_puts_a_mock_there_is_told(self, child):
-        """The same with a mock, as tests do, which has whatever attribute it is asked for."""
+        """So it does for a mock, which has every attribute it is asked for."""
         code = """
         import starlette.applications, starlette.concurrency, fastapi_overflow
         from unittest.mock import patch, Mock, AsyncMock

@@ -82,7 +82,7 @@ class TestUvicorn:
 
     @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
     def test_all_requests_are_answered(self, wheel_python, database_url, loop):
-        """Installed, with nothing changed in the app and its command: every request answers."""
+        """With the package installed, and app and command unchanged, every request is answered."""
         with uvicorn(wheel_python, database_url, "--loop", loop) as url:
             assert send(url) == {"200": REQUESTS}
 
@@ -101,7 +101,7 @@ class TestUninstall:
         return python, folder, before
 
     def test_nothing_remains(self, environment):
-        """`pip uninstall` takes away every file that the wheel has brought, and Python starts."""
+        """`pip uninstall` removes every file that the wheel brought, and Python still starts."""
         python, folder, before = environment
         assert any("fastapi_overflow.pth" in name for name in files(folder))
         pip = (python, "-m", "pip", "uninstall", "--yes", "fastapi-overflow")

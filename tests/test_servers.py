@@ -1,4 +1,4 @@
-"""The classic app under every server and in every kind of process, the hook the only way in.
+"""The classic app under every server and in every kind of process, with nothing but the hook.
 
 Each server is a real process of a Python that has the built wheel; each claim is first shown not
 to hold without the package.
@@ -114,7 +114,7 @@ def send(
 
 
 def pid(url: str) -> int | None:
-    """Return which process answers, None where none does."""
+    """Return the id of the process that answers, None if none does."""
     try:
         return httpx.get(f"{url}/where", timeout=TIMEOUT).json()["pid"]
     except httpx.HTTPError:
@@ -135,12 +135,12 @@ class TestServer:
             assert any(statuses(url, stop_at_failure=True)[500] for _ in range(3))
 
     def test_answers_every_request(self, name, servers_python, app_dir):
-        """Installed and nothing else done, every request is answered with 200."""
+        """With the package just installed, every request is answered with 200."""
         with serving(name, servers_python, app_dir, {}) as url:
             assert statuses(url) == {200: REQUESTS}
 
     def test_serves_as_its_name_says(self, name, servers_python, app_dir):
-        """The event loop and the number of processes are those that the test is named after."""
+        """The event loop and the number of processes are the ones in the test's name."""
         _, loop, processes = SERVERS[name]
         with serving(name, servers_python, app_dir, {}) as url:
             pids, loops = set(), set()
@@ -155,7 +155,7 @@ class TestServer:
 
 class TestReload:
     def test_protects_what_was_reloaded(self, servers_python, app_dir):
-        """After uvicorn has reloaded a changed app the new process is protected too."""
+        """After uvicorn has reloaded a changed app, the new process is protected too."""
         with serving("uvicorn-reload", servers_python, app_dir, {}) as url:
             before = pid(url)
             (app_dir / "app.py").write_text((app_dir / "app.py").read_text() + "\n# changed\n")
@@ -176,6 +176,6 @@ class TestInProcess:
         assert "answered, others: {500}" in result.stderr, result.stderr  # the pool's timeout
 
     def test_answers_every_request(self, scenario, servers_python, app_dir):
-        """Installed and nothing else done, every request is answered with 200."""
+        """With the package just installed, every request is answered with 200."""
         result = self.run(scenario, servers_python, app_dir, {})
         assert result.returncode == 0, result.stderr

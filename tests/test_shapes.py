@@ -54,12 +54,12 @@ def send(python: Path, *args: str, **env: str) -> list[Report]:
 
 
 def not_answered(reports: list[Report]) -> list[Report]:
-    """Return the reports in which a request had another end than status 200 and all of its body."""
+    """Return the reports in which a request didn't get status 200 and its whole body."""
     return [r for r in reports if r["outcomes"].get("200") != r["requests"]]
 
 
 def is_deadlock(report: Report) -> bool:
-    """Tell whether requests have waited for a connection in vain, and nothing else went wrong."""
+    """Tell whether requests waited for a connection in vain and nothing else went wrong."""
     outcomes = {outcome for outcome, requests in report["outcomes"].items() if requests}
     return "TimeoutError" in outcomes <= {"200", "TimeoutError", "never answered"}
 
@@ -110,17 +110,17 @@ class TestWithoutThePackage:
 
 @pytest.fixture(scope="module", params=SHAPES)
 def reports(request, wheel_python):
-    """The reports of one shape after the other: 200 requests, then 1,000."""
+    """The reports of each shape in turn: 200 requests, then 1,000."""
     return send(wheel_python, request.param, "--requests", "200", "1000")
 
 
 class TestWithThePackage:
     def test_200_requests_are_answered(self, reports):
-        """All of 200 requests at once answer, none waits for a connection for too long."""
+        """Of 200 requests at once all are answered; none waits too long for a connection."""
         assert not not_answered(reports[:1])
 
     def test_1000_requests_are_answered(self, reports):
-        """All of 1,000 requests at once answer, none waits for a connection for too long."""
+        """Of 1,000 requests at once all are answered; none waits too long for a connection."""
         assert len(reports) == 2
         assert not not_answered(reports[1:])
 
@@ -143,7 +143,7 @@ def without_growth(wheel_python):
 
 class TestWithoutGrowth:
     def test_requests_are_answered(self, without_growth):
-        """Lease and reserve are enough for all but a few shapes, with no thread above the limit."""
+        """Lease and reserve are enough for all but a few shapes, with no extra thread."""
         assert len(without_growth) == sum(not shape.grows for shape in SHAPES.values())
         assert not not_answered(without_growth)
 
@@ -168,7 +168,7 @@ class TestLoops:
         assert not not_answered(reports)
 
     def test_trio(self, wheel_python):
-        """A choice of shapes answers on trio."""
+        """A selection of shapes answers on trio."""
         reports = send(wheel_python, *ON_TRIO, "--loop", "trio")
         assert len(reports) == len(ON_TRIO)
         assert not not_answered(reports)
@@ -183,5 +183,5 @@ class TestMixed:
 
     @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
     def test_3000_requests_are_answered(self, wheel_python, loop):
-        """All shapes at once, 3,000 requests: every one answers."""
+        """All shapes at once, 3,000 requests: every one is answered."""
         assert not not_answered(send(wheel_python, "mixed", "--requests", "3000", "--loop", loop))

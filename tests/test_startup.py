@@ -56,16 +56,16 @@ class TestStart:
         assert module not in environment.run(LOADED, check=True).stdout.split()
 
     def test_one_finder(self, environment):
-        """A virtual environment runs the line twice; there is one finder all the same."""
+        """A virtual environment runs the line twice; there is still only one finder."""
         assert environment.run(FINDERS, check=True).stdout == "1\n"
 
     def test_the_line_again_changes_nothing(self, environment):
-        """Running the line of the .pth file once more, by hand, changes nothing."""
+        """Running the .pth file's line again by hand changes nothing."""
         line = environment.pth.read_text().strip()
         assert environment.run(f"{line}\n{FINDERS}", check=True).stdout == "1\n"
 
     def test_says_nothing(self, environment):
-        """With the package in order neither a start nor an import of FastAPI prints anything."""
+        """With an intact package, neither a start nor an import of FastAPI prints anything."""
         done = environment.run("import fastapi", check=True)
         assert (done.stdout, done.stderr) == ("", "")
 
@@ -102,7 +102,7 @@ class TestFinder:
         assert done.stdout == "0\n"
 
     def test_stays_where_there_are_threads(self, environment):
-        """A thread that is going through the finders misses none, as none is taken out then."""
+        """A thread that is going through the finders misses none: none is removed meanwhile."""
         code = """
         import threading
         end = threading.Event()
@@ -132,7 +132,7 @@ class TestFinder:
         assert done.stdout == "True\n"
 
     def test_probing_for_starlette_does_not_lose_the_hook(self, environment):
-        """After somebody asked whether Starlette is installed, its import is patched still."""
+        """After somebody has asked whether Starlette is installed, its import is still patched."""
         code = "import importlib.util; importlib.util.find_spec('starlette')\n"
         assert environment.run(code + PATCHED, check=True).stdout == "True\n"
 
