@@ -35,6 +35,7 @@ class Lease:
     :ivar extra: whether the own token is one of the reserve or of the growth
     :ivar turn: of the lingering tokens' count, in which the own token began to linger
     :ivar waiting_first: first hops that wait, where a request begins several side by side
+    :ivar route: the endpoint that it has reached, None before; kept by whoever has opened the lease
     :ivar answered: whether the response has been sent; kept by whoever has opened the lease
     """
 
@@ -45,6 +46,7 @@ class Lease:
         "hops",
         "opener",
         "pool",
+        "route",
         "streak",
         "task",
         "token",
@@ -60,6 +62,7 @@ class Lease:
         self.streak = 0
         self.turn = 0
         self.waiting_first: list[Waiter] | None = None
+        self.route: object = None
         self.answered = False
         self.closed = False
         self.extra = False
