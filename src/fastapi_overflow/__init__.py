@@ -14,6 +14,7 @@ Imports between rooms point one way; `import-linter` checks it (pyproject.toml).
 
 # Nothing is imported here: this file runs at the start of every Python of the environment.
 _HOME = {
+    "Overloaded": "_requests.overloaded",
     "SettingsError": "_settings",
     "Stats": "_watching.stats",
     "advise": "_watching.advice",

@@ -26,6 +26,8 @@ def wrap_run_sync(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -
     limiter = kwargs.get("limiter")
     if limiter is not None:
         lease = None if type(limiter) is Hop else current_lease.get()
+        if lease is not None:
+            lease.refusal = None  # sync code of the app's own runs for it now
         if lease is not None and keeps_token_beside(lease):
             kwargs["limiter"] = WithOwnLimiter(limiter, lease)
     else:

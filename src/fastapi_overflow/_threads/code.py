@@ -1,7 +1,7 @@
 """What a hop calls, as far as it can be told without asking the app's objects anything.
 
-Asked for hops outside any route, and by the growth of a stalled pool. It must never hash, compare or
-ask for attributes what a hop will call: that is the app's, and may raise.
+Asked for hops outside any route, and by the growth of a stalled pool. It must never hash, compare
+or ask for attributes what a hop will call: that is the app's, and may raise.
 """
 
 from __future__ import annotations

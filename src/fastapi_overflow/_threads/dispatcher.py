@@ -120,10 +120,7 @@ class Dispatcher:
                     return False
                 extra = quiet = True
             promotes = lease is not None and lease.waiting_first
-            if depth and lease is None:
-                share = None
-            else:
-                share = self.shares.of(lease, func)
+            share = None if depth and lease is None else self.shares.of(lease, func)
             self._grant(borrower, lease, extra, share, quiet)
             if promotes:
                 self._assign()
@@ -155,7 +152,6 @@ class Dispatcher:
         quiet token: those are for requests whose clients wait.
         """
         share = lease.share
-        assert share is not None
         background = self.shares.of(lease, func)
         waiters = self.waiters
         if waiters.size:
@@ -281,8 +277,8 @@ class Dispatcher:
            there for the next route.
         2. One of the reserve goes to the deepest later hop.
         3. A quiet one goes to a new request of a route that has no thread.
-        4. Or, one of the reserve, once, to the oldest hop of all, where the stall watch has found that first hops are
-           kept out for too long.
+        4. Or, once, one of the reserve to the oldest hop of all, where the stall watch has found
+           that first hops are kept out for too long.
 
         Computed from what is taken, not from what has changed.
         """

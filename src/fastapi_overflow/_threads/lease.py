@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # as in `clock`
     from .clock import WakeUp
-    from .shares import FairQueue, Share
 
     class Refusal(Protocol):
         """What a request gets that has waited for its first thread for too long."""
@@ -20,8 +19,9 @@ if TYPE_CHECKING:  # as in `clock`
         def holds_nothing(self) -> bool:
             """Tell whether the request has nothing that others may wait for."""
 
-        def error(self, seconds: float) -> Exception:
-            """Return what its hop raises, after so many seconds."""
+        def error(self) -> Exception:
+            """Return what its hop raises."""
+
 
 # What the own token of a lease does: there is none; a hop runs with it; it lingers.
 NONE, BUSY, LINGERING = range(3)
@@ -77,7 +77,7 @@ class Lease:
         self.turn = 0
         self.waiting_first: list[Waiter] | None = None
         self.route: object = None
-        self.share: Share | None = None
+        self.share: Any = None
         self.refusal: Refusal | None = None
         self.answered = False
         self.closed = False
@@ -103,7 +103,7 @@ class Waiter:
     :ivar func: what it will call, as far as is known
     :ivar waiting: whether it is in the queue
     :ivar granted: whether it has left the queue with a token
-    :ivar refused: whether it has left the queue since it had waited for too long
+    :ivar refusal: what it raises, since it has left the queue after waiting for too long
     :ivar answered: whether it waits for work in the background, after the response
     :ivar share: in which it waits, and the queue of it; None for what has right of way
     :ivar arrival: its number in the order of age
@@ -119,7 +119,7 @@ class Waiter:
         "granted",
         "lease",
         "queue",
-        "refused",
+        "refusal",
         "share",
         "since",
         "waiting",
@@ -135,10 +135,10 @@ class Waiter:
         self.func = func
         self.waiting = True
         self.granted = False
-        self.refused = False
+        self.refusal: Refusal | None = None
         self.answered = lease is not None and lease.answered
         self.share: Any = None
-        self.queue: FairQueue | None = None
+        self.queue: Any = None
         self.wake_up = wake_up
         self.arrival = 0
         self.since = time.monotonic()

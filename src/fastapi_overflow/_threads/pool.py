@@ -32,8 +32,9 @@ class TokenPool:
 
     First hops take the regular tokens (`limit - reserve`), by fair share between routes, later hops
     all of them. A route that has none gets one of a few quiet tokens beyond the limit when none is
-    free. A finished hop's token lingers with its lease. When the pool stalls, later hops get extra tokens beyond the
-    limit, 1, 2, 4, ... until hops finish again; they are not replaced when they are given back.
+    free. A finished hop's token lingers with its lease. When the pool stalls, later hops get extra
+    tokens beyond the limit, 1, 2, 4, ... until hops finish again; they are not replaced when they
+    are given back.
 
     :param clock: of the event loop whose pool this is
     :param limit: in threads; math.inf for none
@@ -52,8 +53,8 @@ class TokenPool:
     #   2. `tokens.extra` is the number of tokens taken that aren't regular.
     #   3. No more regular tokens are taken than there are, or were when the limit was lowered; no
     #      more others than the reserve, the stall threads and the quiet ones together.
-    #   4. While a regular token is free, no later hop waits, and no first hop but at the gate. While
-    #      a quiet one is free, no first hop waits of a known route without a token.
+    #   4. While a regular token is free, no later hop waits, and no first hop but at the gate.
+    #      While a quiet one is free, no first hop waits of a known route without a token.
     #   5. While one of the reserve is free, no later hop waits.
     #   6. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
     #      loop are counted.
@@ -219,8 +220,8 @@ class TokenPool:
             elif waiter.waiting:
                 self._dispatcher.leave_queue(waiter)  # it has no token
             raise
-        if waiter.refused:
-            raise waiter.lease.refusal.error(time.monotonic() - waiter.since)
+        if waiter.refusal is not None:
+            raise waiter.refusal.error()
         if not waiter.granted:
             raise RuntimeError(ALREADY_HOLDING)
 
@@ -232,7 +233,7 @@ class TokenPool:
         if lease.refusal is None or not lease.refusal.holds_nothing():
             return
         self._dispatcher.leave_queue(waiter)
-        waiter.refused = True
+        waiter.refusal = lease.refusal
         self.counters.refused += 1
         self.observer.refused(time.monotonic() - waiter.since)
         waiter.wake()

@@ -94,11 +94,13 @@ class Shares:
         for share in self._shares.values():
             assert share.threads or share.waiting
             assert share.threads == sum(lease.share is share for lease in taken)
-        assert all(self._shares[lease.share.key] is lease.share for lease in taken)
+            assert not isinstance(share.key, int) or share.key == id(share._route)
+        known = {id(share) for share in self._shares.values()}
+        assert all(id(lease.share) in known for lease in taken)
 
 
 class _Line:
-    """Those of one share that wait, by age. Who has left leaves a stale entry unless it is first."""
+    """Those of one share that wait, by age. Who has left leaves a stale entry but at the head."""
 
     __slots__ = ("hops", "size")
 

@@ -18,8 +18,9 @@ class Tokens:
     """Tokens of a limit: regular ones, those of the reserve, and those beyond the limit.
 
     A token is *taken* while a hop runs with it and while it lingers. Those of the reserve, those
-    that a stall has added and the *quiet* ones, of routes that had none, are *extra*. A token stays of its kind until it is given back. What must
-    hold is among the pool's invariants.
+    that a stall has added and the *quiet* ones, of routes that had none, are *extra*. A token stays
+    of its kind until it is given back, but for a quiet one, which is a regular one as soon as such
+    a one is free. What must hold is among the pool's invariants.
 
     :param stall_threads: how many a stall may add; None: as many as the limit
     :param lingering: the leases whose tokens linger

@@ -287,7 +287,9 @@ class WaiterQueue:
         """Return the oldest first hop of a known route that has no thread at all."""
         if self.routed.size:
             waiter = self.routed.next()
-            if not (waiter.share.threads or waiter.lease.closed):  # else nobody keeps its token
+            lease = waiter.lease
+            # One that is closed can't keep the token.
+            if not waiter.share.threads and lease is not None and not lease.closed:
                 return waiter
         return None
 
