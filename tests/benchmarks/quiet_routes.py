@@ -47,40 +47,72 @@ async def get(port: int, path: str, patience: float = 120) -> tuple[int, float, 
     return status, time.perf_counter() - began, body
 
 
-async def beside(port: int, load: str, seconds: float, routes: list[str]) -> dict[str, Any]:
-    """Send a load and, beside it, a request to each quiet route every now and then."""
+async def send_load(port: int, load: str) -> None:
+    """Send a load until killed, and print each second how many requests were answered.
+
+    In a process of its own, so that what it costs isn't taken for the server's.
+    """
     path, clients, again = LOADS[load]
-    over = False
+    request = f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
     served = 0
 
     async def client() -> None:
         nonlocal served
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while True:
-            status, _, _ = await get(port, path)
-            served += status == 200 and not over
-            if over or not again:
-                return
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            served += 1
+            if not again:
+                await asyncio.sleep(3600)
 
-    busy = [asyncio.create_task(client()) for _ in range(clients)]
-    await asyncio.sleep(2 if again else 0.5)
-    served = 0
+    tasks = [asyncio.create_task(client()) for _ in range(clients)]
+    while tasks:
+        await asyncio.sleep(0.25)
+        print(served, flush=True)
+
+
+async def beside(port: int, load: str, seconds: float, routes: list[str]) -> dict[str, Any]:
+    """Send a load and, beside it, requests to quiet routes and to an async one every now and then."""
+    args = (__file__, "--send", load, str(port))
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(sys.executable, *args, stdout=pipe)
+    assert child.stdout is not None
+    served: list[tuple[float, int]] = []
+
+    async def count() -> None:
+        async for line in child.stdout:
+            served.append((time.perf_counter(), int(line)))
+
+    counting = asyncio.create_task(count())
+    while not served or (LOADS[load][2] and served[-1][1] < 1):
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(1 if LOADS[load][2] else 0)
     began = time.perf_counter()
-    probes = []
+    first = served[-1]
+    found: dict[str, list[Any]] = {route: [] for route in (*routes, "/async")}
     while time.perf_counter() - began < seconds:
-        probes += [asyncio.create_task(get(port, route)) for route in routes]
+        for route, tasks in found.items():
+            tasks.append(asyncio.create_task(get(port, route)))
         await asyncio.sleep(HEALTH_EVERY)
-    per_second = served / (time.perf_counter() - began)
-    found = await asyncio.gather(*probes)
-    over = True
+    last = served[-1]
+    answers_ = {route: await asyncio.gather(*tasks) for route, tasks in found.items()}
     now = json.loads((await get(port, "/stats"))[2])
-    for task in busy:
-        task.cancel()
-    waits = sorted(wait for _, wait, _ in found)
+    child.kill()
+    await child.wait()
+    counting.cancel()
+
+    def told(routes: list[str]) -> dict[str, float]:
+        waits = sorted(wait for route in routes for _, wait, _ in answers_[route])
+        return {"worst": round(waits[-1], 4), "median": round(waits[len(waits) // 2], 4)}
+
     return {
-        "worst": round(waits[-1], 4),
-        "median": round(waits[len(waits) // 2], 4),
-        "failed": sum(status != 200 for status, _, _ in found),
-        "busy route/s": round(per_second, 1),
+        **told(routes),
+        "async route": told(["/async"]),
+        "failed": sum(status != 200 for route in routes for status, _, _ in answers_[route]),
+        "busy route/s": round((last[1] - first[1]) / (last[0] - first[0]), 1),
         "quiet_used": now.get("quiet_used"),
         "peak_threads": now["peak_threads"],
     }
@@ -90,7 +122,7 @@ async def overload(port: int, seconds: float) -> dict[str, Any]:
     """Send three times what 40 threads can serve, with MAX_WAIT=1, and see what all of it gets."""
     found: collections.Counter[int] = collections.Counter()
     worst = 0.0
-    took = 0.1
+    took = 0.5
 
     async def one() -> None:
         nonlocal worst
@@ -134,7 +166,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--loads", nargs="*", default=[*LOADS, "three quiet", "overload", "tuned"])
+    parser.add_argument("--send", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.send:
+        asyncio.run(send_load(int(args.send[1]), args.send[0]))
+        return
     python_path = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
 
     def report(name: str, env: dict[str, str | None], measure: Any) -> None:

@@ -11,7 +11,7 @@ from fastapi import BackgroundTasks, Depends, FastAPI
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from fastapi_overflow import stats
+import fastapi_overflow
 
 engine = create_engine(
     f"sqlite:///{os.environ.get('QUIET_DATABASE', ':memory:')}",
@@ -63,6 +63,11 @@ def health3():
     return "well"
 
 
+@app.get("/async")
+async def no_thread():
+    return "well"
+
+
 @app.get("/stats")
 async def now():
-    return stats().as_dict()
+    return fastapi_overflow.stats().as_dict()
