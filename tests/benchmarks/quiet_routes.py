@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from support import answers, free_port, started, wait_until  # noqa: E402
+from support import answers, free_port, started, wait_until
 
 APPS = Path(__file__).parent / "apps"
 HEALTH_EVERY = 0.1  # seconds
@@ -75,7 +75,7 @@ async def send_load(port: int, load: str) -> None:
 
 
 async def beside(port: int, load: str, seconds: float, routes: list[str]) -> dict[str, Any]:
-    """Send a load and, beside it, requests to quiet routes and to an async one every now and then."""
+    """Send a load, and beside it requests to quiet routes and to an async one now and then."""
     args = (__file__, "--send", load, str(port))
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(sys.executable, *args, stdout=pipe)
@@ -87,7 +87,7 @@ async def beside(port: int, load: str, seconds: float, routes: list[str]) -> dic
             served.append((time.perf_counter(), int(line)))
 
     counting = asyncio.create_task(count())
-    while not served or (LOADS[load][2] and served[-1][1] < 1):
+    while not served or (LOADS[load][2] and served[-1][1] < 1):  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.05)
     await asyncio.sleep(1 if LOADS[load][2] else 0)
     began = time.perf_counter()

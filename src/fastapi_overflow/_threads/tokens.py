@@ -69,7 +69,7 @@ class Tokens:
         self.reserve = reserve
         self.spare = int(min(reserve, max(limit - 1, 0)))
         self.regular = limit - self.spare
-        self.most_quiet = int(min(QUIET_TOKENS, limit // QUIET_PART))
+        self.most_quiet = int(min(QUIET_TOKENS, limit / QUIET_PART))
         self.lowered = True
 
     @property
