@@ -185,7 +185,10 @@ class Dispatcher:
         if share is not None:
             share.threads += 1
         if lease is None or lease.closed:
-            borrowers[borrower] = self._stand_in(share, extra)
+            if share is None:
+                borrowers[borrower] = EXTRA if extra else None
+            else:
+                borrowers[borrower] = share.loan(extra)
             return
         if lease.token == NONE:
             lease.token = BUSY
@@ -195,20 +198,14 @@ class Dispatcher:
             borrowers[borrower] = lease
             if quiet:
                 self.tokens.quiet[lease] = None
-        else:  # a hop beside the lease's own
-            borrowers[borrower] = self._stand_in(share, extra)
+        elif share is not None:  # a hop beside the lease's own
+            borrowers[borrower] = share.loan(extra)
         lease.hops += 1
         if lease.waiting_first:
             # Hops that began side by side: what still waits belongs to a request under way now.
             waiting, lease.waiting_first = lease.waiting_first, None
             for waiter in waiting:
                 self.waiters.promote(waiter)
-
-    @staticmethod
-    def _stand_in(share: Share | None, extra: bool) -> Lease | None:
-        if share is not None:
-            return share.loan(extra)
-        return EXTRA if extra else None
 
     # ---- a hop ends
 

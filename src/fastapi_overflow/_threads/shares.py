@@ -68,8 +68,11 @@ class Shares:
         route: object = None if lease is None else lease.route
         key: object
         if route is None:
-            route = code_of(func)
-            key = tuple(part if type(part) is str else id(part) for part in route)
+            route = parts = code_of(func)
+            if len(parts) == 1:
+                key = id(parts[0])
+            else:
+                key = tuple([part if type(part) is str else id(part) for part in parts])
         else:
             key = id(route)
         if lease is not None and lease.answered:
@@ -94,7 +97,6 @@ class Shares:
         for share in self._shares.values():
             assert share.threads or share.waiting
             assert share.threads == sum(lease.share is share for lease in taken)
-            assert not isinstance(share.key, int) or share.key == id(share._route)
         known = {id(share) for share in self._shares.values()}
         assert all(id(lease.share) in known for lease in taken)
 

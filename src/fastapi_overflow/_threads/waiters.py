@@ -187,7 +187,7 @@ class WaiterQueue:
             hops.popleft()
         # Without later hops at once: a stale entry leads to a task, that to its loop, and that to
         # the limiter, so that a whole loop would stay when it has ended.
-        urgent = self.urgent
+        urgent = self.later - self.answered.size
         most = 2 * urgent + 16 if urgent else 0
         if len(hops) > most:
             self._later_hops = hops = deque(hop for hop in hops if hop.waiting)
@@ -299,7 +299,7 @@ class WaiterQueue:
         By age alone, a request that loses its thread before its second hop waits behind all others
         twice: at 500 connections the slowest hundredth of mixed requests took a quarter longer.
         """
-        urgent = self.urgent
+        urgent = self.later - self.answered.size
         fair = None
         if self._was_later or not urgent:
             fair = self.fairest(first_too)
