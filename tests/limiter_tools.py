@@ -42,6 +42,9 @@ class ManualClock:
         self.now = 0.0
         self.timers: list[tuple[float, Callable[[], None]]] = []
 
+    def time(self) -> float:
+        return self.now
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         self.timers.append((self.now + seconds, callback))
 

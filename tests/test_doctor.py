@@ -19,7 +19,7 @@ from fastapi_overflow._cli.doctor import problems as _problems
 from support import install, make_venv, run, run_python
 
 SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
-SETTINGS = ("limit", "reserve", "stall_threads", "stall_seconds", "gate", "otel")
+SETTINGS = ("limit", "reserve", "stall_threads", "stall_seconds", "max_wait", "gate", "otel")
 
 
 def doctor(python, *words, options=(), **more):
@@ -109,6 +109,9 @@ class TestProtected:
             "starlette.concurrency.run_in_threadpool": "in place",
             "starlette.concurrency.iterate_in_threadpool": "in place",
             "starlette.applications.Starlette.__call__": "in place",
+            "starlette.routing.Route.handle": "in place",
+            "starlette.routing.WebSocketRoute.handle": "in place",
+            "fastapi.routing.APIRoute.handle": "in place",
             "fastapi.concurrency.run_in_threadpool": "in place",
             "fastapi.concurrency.iterate_in_threadpool": "in place",
         }
@@ -118,7 +121,7 @@ class TestProtected:
         done = doctor(bare_python)
         assert done.returncode == 0
         found = states(done)
-        assert [s for n, s in found.items() if n.startswith("fastapi.")] == ["not needed"] * 2
+        assert [s for n, s in found.items() if n.startswith("fastapi.")] == ["not needed"] * 3
         assert {s for n, s in found.items() if not n.startswith("fastapi.")} == {"in place"}
 
     def test_versions(self, wheel_python):

@@ -97,6 +97,9 @@ class TestStallSeconds:
     @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "soon"])
     def test_error_names_variable_rule_and_value(self, value):
         """Anything else, infinity too, is refused with the variable, the rule and the value."""
+        assert error(FASTAPI_OVERFLOW_MAX_WAIT=value) == (
+            f"FASTAPI_OVERFLOW_MAX_WAIT must be a number of seconds above 0, got {value!r}"
+        )
         assert error(**{STALL_SECONDS: value}) == (
             f"FASTAPI_OVERFLOW_STALL_SECONDS must be a number of seconds above 0, got {value!r}"
         )

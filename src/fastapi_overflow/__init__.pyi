@@ -2,6 +2,7 @@ from ._patching.points import patch as patch
 from ._patching.points import patched as patched
 from ._requests.hops import iterate_in_threadpool as iterate_in_threadpool
 from ._requests.hops import run_in_threadpool as run_in_threadpool
+from ._requests.overloaded import Overloaded as Overloaded
 from ._requests.thread_limit import set_thread_limit as set_thread_limit
 from ._settings import SettingsError as SettingsError
 from ._watching.advice import advise as advise

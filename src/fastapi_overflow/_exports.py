@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 HOME = {
+    "Overloaded": "_requests.overloaded",
     "SettingsError": "_settings",
     "Stats": "_watching.stats",
     "advise": "_watching.advice",

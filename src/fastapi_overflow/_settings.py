@@ -40,6 +40,8 @@ class Settings(SimpleNamespace):
     :ivar reserve: threads of the limit that only requests already under way may use
     :ivar stall_threads: most threads added while the pool is stalled; None: as many as the limit
     :ivar stall_seconds: seconds in which nothing must finish before the pool counts as stalled
+    :ivar max_wait: seconds for which a request waits for its first thread until it is answered 503;
+        None: for as long as it takes
     :ivar gate: whether to hold requests back while threads queue for database connections
     :ivar otel: whether to report to OpenTelemetry
     :ivar sources: where each that isn't the default came from: a variable's name, or
@@ -52,6 +54,7 @@ class Settings(SimpleNamespace):
     reserve: int
     stall_threads: int | None
     stall_seconds: float
+    max_wait: float | None
     gate: bool
     otel: bool
     sources: Mapping[str, str]
@@ -73,6 +76,7 @@ DEFAULTS: dict[str, Any] = {
     "reserve": 1,
     "stall_threads": None,
     "stall_seconds": STALL_SECONDS,
+    "max_wait": None,
     "gate": True,
     "otel": False,
 }
@@ -84,6 +88,7 @@ VARIABLES: dict[str, str] = {
     "FASTAPI_OVERFLOW_RESERVE": "reserve",
     "FASTAPI_OVERFLOW_STALL_THREADS": "stall_threads",
     "FASTAPI_OVERFLOW_STALL_SECONDS": "stall_seconds",
+    "FASTAPI_OVERFLOW_MAX_WAIT": "max_wait",
     "FASTAPI_OVERFLOW_GATE": "gate",
     "FASTAPI_OVERFLOW_OTEL": "otel",
 }
@@ -122,14 +127,16 @@ def read(environ: Mapping[str, str]) -> Settings:
             raise _error("reserve", rule, given["reserve"])
     if "stall_threads" in given:
         values["stall_threads"] = whole("stall_threads", "a whole number of at least 0", 0)
-    if "stall_seconds" in given:
+    for name in ("stall_seconds", "max_wait"):
+        if name not in given:
+            continue
         try:
-            seconds = float(given["stall_seconds"])
+            seconds = float(given[name])
         except ValueError:
             seconds = math.nan
         if not 0 < seconds < math.inf:
-            raise _error("stall_seconds", "a number of seconds above 0", given["stall_seconds"])
-        values["stall_seconds"] = seconds
+            raise _error(name, "a number of seconds above 0", given[name])
+        values[name] = seconds
     for switch in ("gate", "otel"):
         if switch not in given:
             continue

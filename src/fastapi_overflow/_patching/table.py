@@ -84,6 +84,28 @@ TABLE = (
         inspect.iscoroutinefunction,
         ("self", "scope", "receive", "send"),
     ),
+    Point(
+        "starlette.routing",
+        "Route.handle",
+        "wrap_route_handle",
+        inspect.iscoroutinefunction,
+        ("self", "scope", "receive", "send"),
+    ),
+    Point(
+        "starlette.routing",
+        "WebSocketRoute.handle",
+        "wrap_route_handle",
+        inspect.iscoroutinefunction,
+        ("self", "scope", "receive", "send"),
+    ),
+    # Starlette's in old versions. New ones don't always call it.
+    Point(
+        "fastapi.routing",
+        "APIRoute.handle",
+        "wrap_route_handle",
+        inspect.iscoroutinefunction,
+        ("self", "scope", "receive", "send"),
+    ),
     # The same objects as Starlette's, unless FastAPI was imported before a late patch().
     Point(
         "fastapi.concurrency",

@@ -72,6 +72,10 @@ async def call_with_lease(
     except TypeError:
         pass  # a mapping of somebody's that can't be changed; an app inside is another request then
     current_lease.set(lease)
+    if pool.patience is not None:
+        from .overloaded import turning_away  # late: most operators don't ask for it
+
+        app = turning_away(app, lease, pool.patience.seconds)
 
     try:
         await app(scope, receive, _Send(lease, send))

@@ -40,6 +40,7 @@ class OverflowLimiter(anyio.CapacityLimiter):
         reserve: int = 1,
         stall_threads: int | None = None,
         stall_seconds: float = 0.05,
+        max_wait: float | None = None,
         gate: bool = True,
         clock: Clock | None = None,
         observer: Observer | None = None,
@@ -51,6 +52,7 @@ class OverflowLimiter(anyio.CapacityLimiter):
             reserve,
             stall_threads=stall_threads,
             stall_seconds=stall_seconds,
+            max_wait=max_wait,
             gate=gate,
             observer=observer,
         )

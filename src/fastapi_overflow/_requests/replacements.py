@@ -26,6 +26,8 @@ def wrap_run_sync(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -
     limiter = kwargs.get("limiter")
     if limiter is not None:
         lease = None if type(limiter) is Hop else current_lease.get()
+        if lease is not None:
+            lease.refusal = None  # sync code of the app's own runs for it now
         if lease is not None and keeps_token_beside(lease):
             kwargs["limiter"] = WithOwnLimiter(limiter, lease)
     else:
@@ -86,6 +88,22 @@ def wrap_starlette_call(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: 
     if not is_request:
         return wrapped(*args, **kwargs)
     return call_with_lease(current_pool, wrapped, scope, receive, send)
+
+
+def wrap_route_handle(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
+    """Route.handle, WebSocketRoute.handle: note which route a request has reached.
+
+    What a request does is known by its route. A route around another one, in an app that is a
+    route's endpoint, is left behind for that.
+    """
+    lease = current_lease.get()
+    if lease is not None and not lease.closed:
+        try:
+            scope = args[0] if args else kwargs["scope"]
+            lease.route = scope["endpoint"]
+        except Exception:
+            lease.route = None  # not what Starlette's router hands on
+    return wrapped(*args, **kwargs)
 
 
 def _asgi_arguments(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]:

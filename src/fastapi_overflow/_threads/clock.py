@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 
         def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
 
+        def time(self) -> float:
+            """Return the seconds that `call_later` counts in."""
+
         def wake_up(self) -> WakeUp: ...
 
 
@@ -90,6 +94,9 @@ class AsyncioClock:
         if task is None or not self.is_running_here():
             return False
         return asyncio.current_task() is task
+
+    def time(self) -> float:
+        return time.monotonic()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(seconds, callback, context=self._context)
@@ -157,6 +164,9 @@ class TrioClock:
             return task is not None and self._trio.lowlevel.current_task() is task
         except RuntimeError:
             return False  # no run in this thread
+
+    def time(self) -> float:
+        return time.monotonic()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         async def fastapi_overflow_timer() -> None:

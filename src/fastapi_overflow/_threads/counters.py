@@ -16,6 +16,8 @@ class Counters:
     :ivar stalls: stalls that have begun
     :ivar threads_grown: hops that got a thread beyond the limit
     :ivar deadlocks_averted: counted by the pool's observer
+    :ivar quiet_used: tokens beyond the limit that were given to routes which had none
+    :ivar refused: first hops that had waited for so long that their requests were turned away
     :ivar peak_threads: most tokens taken at once
     :ivar peak_waiting: most hops waiting at once
     :ivar waiting_since: time.monotonic() at which somebody began to wait and nobody else did;
@@ -30,6 +32,8 @@ class Counters:
         "stalls",
         "threads_grown",
         "deadlocks_averted",
+        "quiet_used",
+        "refused",
     )
     __slots__ = (*TOTALS, "peak_threads", "peak_waiting", "waiting_since")
 
@@ -41,14 +45,18 @@ class Counters:
         self.stalls = 0
         self.threads_grown = 0
         self.deadlocks_averted = 0
+        self.quiet_used = 0
+        self.refused = 0
         self.peak_threads = 0
         self.peak_waiting = 0
         self.waiting_since = 0.0
 
-    def took(self, taken: int, extra: bool, beyond: bool = False) -> None:
+    def took(self, taken: int, extra: bool, beyond: bool = False, quiet: bool = False) -> None:
         """Count a token that was given out, `extra` ones by their kind."""
         self.peak_threads = max(self.peak_threads, taken)
-        if beyond:
+        if quiet:
+            self.quiet_used += 1
+        elif beyond:
             self.threads_grown += 1
         elif extra:
             self.reserve_used += 1

@@ -21,20 +21,26 @@ from .waiters import WaiterQueue
 if TYPE_CHECKING:
     from .clock import Clock
     from .observer import Observer
+    from .shares import Share
+
+
+MOST_KEPT = 1 << 20  # where a stall may add threads without a bound
 
 
 class Dispatcher:
     """Gives tokens to hops, and takes them back.
 
-    Regular tokens go to requests under way first, the deepest before others, then to those at their
-    second hop and to new ones in turn, to new ones as far as the gate is open. Those of the reserve
-    go to the later hop of the request that has made most hops. Who gets one beyond the limit is
-    decided by `ByKind`, when the stall watch says so.
+    Regular tokens go to requests under way first, the deepest before others, then in turn to those
+    at their second hop and by fair share: to new ones, as far as the gate is open, and to the work
+    of requests that have been answered. Those of the reserve go to the later hop of the request
+    that has made most hops, quiet ones to new requests of routes that have no thread. Who gets one
+    of the growth is decided by `ByKind`, when the stall watch says so.
 
     What must hold is among the pool's invariants.
 
     :ivar finished: hops with a regular token that have ended
-    :ivar finished_extra: the same with one of the reserve or of the growth
+    :ivar finished_extra: the same with one of the reserve or of the growth. Quiet ones are in
+        neither: a health check must not hide that nothing else moves
     :ivar reports_hops: whether the observer is told of each hop
     """
 
@@ -47,6 +53,7 @@ class Dispatcher:
         "gate",
         "lingering",
         "reports_hops",
+        "shares",
         "tokens",
         "waiters",
     )
@@ -63,6 +70,7 @@ class Dispatcher:
         observer: Observer,
     ) -> None:
         self.waiters = WaiterQueue()
+        self.shares = self.waiters.shares
         self.lingering = Lingering(clock, self.somebody_waits, self.give_back)
         self.tokens = Tokens(limit, reserve, stall_threads, self.lingering.leases)
         self.gate = gate
@@ -79,10 +87,26 @@ class Dispatcher:
 
     # ---- a hop begins
 
-    def take(self, borrower: object, lease: Lease | None, depth: int) -> bool:
-        """Take a token without waiting, if the invariants allow it; tell whether they do."""
+    def take(
+        self,
+        borrower: object,
+        lease: Lease | None,
+        depth: int,
+        func: object = None,
+        *,
+        leaves: bool = False,
+    ) -> bool:
+        """Take a token without waiting, if the invariants allow it; tell whether they do.
+
+        :param func: what the hop will call, as far as is known
+        :param leaves: whether the hop leaves a dependency: then it isn't work in the background
+        """
         tokens = self.tokens
-        if lease is not None and lease.token == LINGERING:
+        if (
+            lease is not None
+            and lease.token == LINGERING
+            and (not lease.answered or leaves or self._goes_on(lease, func))
+        ):
             del tokens.lingering[lease]
             lease.token = BUSY
             lease.hops += 1
@@ -91,35 +115,94 @@ class Dispatcher:
             self._counters.hops += 1
         else:
             extra = not tokens.has_regular()
-            if extra and not (depth and tokens.has_reserved()):
-                return False
-            if not (depth or self.gate_is_open()):
-                return False
+            quiet = False
+            if (extra and not (depth and tokens.has_reserved())) or not (
+                depth or self.gate_is_open()
+            ):
+                if depth or not self._may_be_quiet(lease):
+                    return False
+                extra = quiet = True
             promotes = lease is not None and lease.waiting_first
-            self._grant(borrower, lease, extra)
+            share = None if depth and lease is None else self.shares.of(lease, func)
+            self._grant(borrower, lease, extra, share, quiet)
             if promotes:
                 self._assign()
             taken = len(tokens.borrowers) + len(tokens.lingering)
             if taken > self._counters.peak_threads or extra:
-                self._counters.took(taken, extra)
+                self._counters.took(taken, extra, quiet=quiet)
         if self.reports_hops:
             self._observer.hop_began(borrower, 0.0)
         return True
 
-    def _grant(self, borrower: object, lease: Lease | None, extra: bool) -> None:
+    def _may_be_quiet(self, lease: Lease | None) -> bool:
+        """Tell whether a first hop may have a quiet token.
+
+        Only a request whose route is known: before that all requests look alike. A limiter that is
+        used by itself keeps to its limit. And nobody waits for what is done in the background.
+        """
+        return (
+            lease is not None
+            and lease.route is not None
+            and not lease.answered
+            and self.tokens.has_quiet()
+            and not self.shares.has_threads(lease.route)
+        )
+
+    def _goes_on(self, lease: Lease, func: object) -> bool:
+        """Tell whether work after the response keeps the token that lingers; else it is given back.
+
+        It does unless somebody else is next: a hop with right of way, or by fair share. Never a
+        quiet token: those are for requests whose clients wait.
+        """
+        share = lease.share
+        background = self.shares.of(lease, func)
+        waiters = self.waiters
+        if waiters.size:
+            is_next = not waiters.urgent and lease not in self.tokens.quiet
+            if is_next and not (lease.extra or self.tokens.has_regular()):
+                rival = waiters.fairest(self.gate_is_open())
+                threads = background.threads - (share is background)
+                is_next = rival is None or threads < rival.share.threads
+            if not is_next:
+                self.shares.forget(background)
+                self.lingering.end((lease,))
+                self.give_back((lease,))
+                return False
+        if share is not background:
+            background.threads += 1
+            lease.share = background
+            waiters.has_fewer(share)
+        return True
+
+    def _grant(
+        self,
+        borrower: object,
+        lease: Lease | None,
+        extra: bool,
+        share: Share | None,
+        quiet: bool = False,
+    ) -> None:
         self._counters.hops += 1
         self.tokens.extra += extra
         borrowers = self.tokens.borrowers
+        if share is not None:
+            share.threads += 1
         if lease is None or lease.closed:
-            borrowers[borrower] = EXTRA if extra else None
+            if share is None:
+                borrowers[borrower] = EXTRA if extra else None
+            else:
+                borrowers[borrower] = share.loan(extra)
             return
         if lease.token == NONE:
             lease.token = BUSY
             lease.streak = 0
             lease.extra = extra
+            lease.share = share
             borrowers[borrower] = lease
-        else:  # a hop beside the lease's own
-            borrowers[borrower] = EXTRA if extra else None
+            if quiet:
+                self.tokens.quiet[lease] = None
+        elif share is not None:  # a hop beside the lease's own
+            borrowers[borrower] = share.loan(extra)
         lease.hops += 1
         if lease.waiting_first:
             # Hops that began side by side: what still waits belongs to a request under way now.
@@ -143,7 +226,7 @@ class Dispatcher:
                 self._assign()
             return
         if lease.extra:
-            self.finished_extra += 1
+            self.finished_extra += lease not in self.tokens.quiet
         else:
             self.finished += 1
         if (
@@ -172,9 +255,14 @@ class Dispatcher:
     def give_back(self, leases: Iterable[Lease]) -> None:
         """Hand the tokens that these leases no longer have to the next waiters."""
         for lease in leases:
-            lease.token = NONE
+            if lease.pool is not None:  # else it stands for one, in many hops
+                lease.token = NONE
             if lease.extra:
                 self.tokens.extra -= 1
+                if lease in self.tokens.quiet:
+                    del self.tokens.quiet[lease]
+            if lease.share is not None:
+                self.waiters.has_fewer(lease.share)
         self._assign()
 
     # ---- a waiter is served, or gives up
@@ -182,20 +270,33 @@ class Dispatcher:
     def _assign(self) -> None:
         """Give what is free to those who wait, until the invariants hold.
 
-        1. A regular token goes to the request under way that has come furthest; without any, to the
-           oldest hop of a request at its second one and of a new request in turn.
+        1. A regular token goes to the request under way that has come furthest; without any, in
+           turn to the oldest hop of a request at its second one and by fair share. Where only new
+           requests and background work would get it, it takes the place of a quiet one first: so
+           the limit is exceeded for no longer than it takes a hop to end, and quiet tokens are
+           there for the next route.
         2. One of the reserve goes to the deepest later hop.
-        3. Or, once, to the oldest hop of all, where the stall watch has found that first hops are
-           kept out for too long.
+        3. A quiet one goes to a new request of a route that has no thread.
+        4. Or, once, one of the reserve to the oldest hop of all, where the stall watch has found
+           that first hops are kept out for too long.
 
         Computed from what is taken, not from what has changed.
         """
         waiters, tokens = self.waiters, self.tokens
         while waiters.size:
             if tokens.has_regular() and (waiters.later or self.gate_is_open()):
+                if tokens.quiet and self.gate_is_open() and not waiters.urgent:
+                    tokens.make_regular()
+                    continue
                 self._admit(waiters.under_way() or waiters.in_turn(self.gate_is_open()))
             elif waiters.later and tokens.has_reserved():
                 self._admit(waiters.deepest(), extra=True)
+            elif (
+                waiters.first
+                and tokens.has_quiet()
+                and (waiter := waiters.without_thread()) is not None
+            ):
+                self._admit(waiter, extra=True, quiet=True)
             elif self._owes_reserve and tokens.has_reserved():
                 self._admit(waiters.oldest(), extra=True)
                 self._owes_reserve = False
@@ -203,24 +304,38 @@ class Dispatcher:
                 return
         self._owes_reserve = False
 
-    def _admit(self, waiter: Waiter, extra: bool = False) -> None:
-        self.leave_queue(waiter)
+    def _admit(self, waiter: Waiter, extra: bool = False, quiet: bool = False) -> None:
+        lease = waiter.lease
+        share = waiter.share
+        if share is None and lease is not None:
+            share = self.shares.of(lease, waiter.func)
+        if share is not None:
+            share.waiting += 1  # it must not be forgotten in between
+        self._waits_no_longer(waiter)
+        if share is not None:
+            share.waiting -= 1
         borrower = waiter.borrower
         if borrower in self.tokens.borrowers:
             # Two have waited under one name, which can have one token only; see `TokenPool.wait`.
+            if share is not None:
+                self.shares.forget(share)
             waiter.wake()
             return
         waiter.granted = True
-        self._grant(borrower, waiter.lease, extra)
+        self._grant(borrower, lease, extra, share, quiet)
         taken = len(self.tokens.borrowers) + len(self.tokens.lingering)
         if taken > self._counters.peak_threads or extra:
-            self._counters.took(taken, extra, beyond=taken > self.tokens.limit)
+            beyond = taken - len(self.tokens.quiet) > self.tokens.limit
+            self._counters.took(taken, extra, beyond, quiet)
         waiter.wake()
         if self.reports_hops:
             self._observer.hop_began(borrower, time.monotonic() - waiter.since)
 
     def leave_queue(self, waiter: Waiter) -> None:
-        """Have a waiter wait no longer, with a token or without."""
+        """Have a waiter wait no longer, without a token."""
+        self._waits_no_longer(waiter)
+
+    def _waits_no_longer(self, waiter: Waiter) -> None:
         self.waiters.remove(waiter)
         self._counters.seconds_waited += time.monotonic() - waiter.since
         lease = waiter.lease
@@ -240,17 +355,25 @@ class Dispatcher:
         if not waiters.later:
             # All threads wait for something and only new requests are left: the rest of the limit
             # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
-            while waiters.size and tokens.has_reserved():
-                self._admit(waiters.oldest(), extra=True)
+            while tokens.has_reserved() and (waiter := waiters.fairest()) is not None:
+                self._admit(waiter, extra=True)
         else:
-            if waiters.by_kind is None:
+            kinds = waiters.by_kind
+            if kinds is None:
                 from .growth import ByKind  # late: most processes never stall
 
-                waiters.order_by(ByKind())
+                kinds = ByKind()
+                waiters.order_by(kinds)
+            # With hops within hops half is kept for requests that were lent one already: outer hops
+            # got all threads otherwise, and inner ones, which they wait for, none.
+            kept = int(min(self.tokens.stall_threads, MOST_KEPT)) // 2 if kinds.nested else 0
             for _ in range(self._room(most)):
-                if waiters.by_kind is None or (waiter := waiters.by_kind.next()) is None:
+                room = tokens.room_to_grow()
+                if waiters.by_kind is None or (later := kinds.next(room, kept)) is None:
                     break
-                self._admit(waiter, extra=True)
+                if later.lease is not None:
+                    later.lease.lent += 1
+                self._admit(later, extra=True)
         self._assign()  # what waits beside those who were admitted may have been promoted
 
     def relieve(self, most: int) -> None:
@@ -280,3 +403,6 @@ class Dispatcher:
             assert not self.waiters.later
             assert not (self.waiters.first and self.gate_is_open())
         assert not (self.waiters.later and self.tokens.has_reserved())
+        assert not (self.tokens.has_quiet() and self.waiters.without_thread())
+        taken = [*self.tokens.borrowers.values(), *self.tokens.lingering]
+        self.shares.check([each for each in taken if each is not None and each.share is not None])

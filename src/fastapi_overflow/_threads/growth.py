@@ -1,34 +1,35 @@
 """Who gets the next thread of a stalled pool: a guess at who holds what all others wait for.
 
 Imported and asked while a pool is stalled. It must never leave a kind of hop without its
-chance, and never hash, compare or ask for attributes what a hop will call: that is the app's, and
-may raise.
+chance.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from functools import partial
 from heapq import heappop, heappush
-from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType
-from typing import Any
 
-from .lease import Waiter
+from .code import code_of
+from .lease import BUSY, Waiter
 from .waiters import LaterHops
+
+# Threads lent to a request, from which on it may have the last one.
+MANY_LENT = 30
 
 
 class _Kind:
     """The waiting hops that run the same code.
 
+    :ivar lent: how many threads their requests have been lent already; see `ByKind.next`
     :ivar let_in: how many of them have got a thread beyond the limit in this stall
     :ivar is_listed: whether the kind is among those that may be next
     """
 
-    __slots__ = ("_by_age", "_by_depth", "_code", "is_listed", "let_in")
+    __slots__ = ("_by_age", "_by_depth", "_code", "is_listed", "lent", "let_in")
 
-    def __init__(self, code: tuple[object, ...], let_in: int) -> None:
+    def __init__(self, code: tuple[object, ...], lent: int, let_in: int) -> None:
         self._code = code  # kept, as it is known by its id
+        self.lent = lent
         self.let_in = let_in
         self.is_listed = False
         self._by_depth = LaterHops(lambda waiter: -waiter.depth)
@@ -78,9 +79,10 @@ class ByKind:
     are, and doesn't get all threads until it has had as many.
     """
 
-    __slots__ = ("_entries", "_fewest", "_kinds", "_listed")
+    __slots__ = ("_entries", "_fewest", "_kinds", "_listed", "nested")
 
     def __init__(self) -> None:
+        self.nested = False  # whether hops within hops were among them
         self._entries = 0
         self._fewest = 0  # that any kind had let in when it was last chosen
         self._kinds: dict[tuple[object, ...], _Kind] = {}
@@ -91,27 +93,45 @@ class ByKind:
 
     def add(self, waiter: Waiter) -> None:
         code = code_of(waiter.func)
-        key = tuple(part if type(part) is str else id(part) for part in code)
+        lease = waiter.lease
+        lent = 0
+        if lease is not None:
+            lent = min(lease.lent, MANY_LENT)
+            self.nested |= lease.token == BUSY
+        key = (*(part if type(part) is str else id(part) for part in code), lent)
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = _Kind(code, self._fewest)
+            kind = self._kinds[key] = _Kind(code, lent, self._fewest)
         kind.add(waiter)
         self._entries += 1
         if not kind.is_listed:
             self._list(kind)
 
-    def next(self) -> Waiter | None:
-        """Return who gets the next thread; the kind has had its turn then."""
-        while self._listed:
-            *_, kind = heappop(self._listed)
+    def next(self, room: float, kept: int) -> Waiter | None:
+        """Return who gets the next thread; the kind has had its turn then.
+
+        :param room: threads that may still be added
+        :param kept: of these, for requests that have been lent one: for those lent two half as
+            many, and so on. So one that was lent a thread comes to its end, with hops within hops
+            too, and what others wait for comes back
+        """
+        passed_over = []
+        waiter = None
+        while waiter is None and self._listed:
+            entry = heappop(self._listed)
+            kind = entry[-1]
+            if room <= kept >> kind.lent:
+                passed_over.append(entry)
+                continue
             kind.is_listed = False
             waiter = kind.next()
             if waiter is not None:
                 self._fewest = kind.let_in
                 kind.let_in += 1
                 self._list(kind)
-                return waiter
-        return None
+        for entry in passed_over:
+            heappush(self._listed, entry)
+        return waiter
 
     def start_over(self) -> None:
         """Let no kind have had a turn: hops have finished since, and the deepest are next again.
@@ -140,46 +160,3 @@ class ByKind:
         # One without waiters starts where the others are when it comes back.
         self._kinds = {key: kind for key, kind in self._kinds.items() if len(kind)}
         self._entries = sum(map(len, self._kinds.values()))
-
-
-# The attributes of a partial, read past what a subclass may define.
-_func_of = vars(partial)["func"].__get__
-_args_of = vars(partial)["args"].__get__
-
-
-def code_of(func: Any) -> tuple[object, ...]:
-    """Return what is the same for hops that do the same work for different requests.
-
-    Compare the parts by identity. Only what Python itself has made is looked into, by its exact
-    type; of anything else only the type is taken.
-    """
-    try:
-        return _code_of(func)
-    except Exception:  # a stalled pool must grow whatever that is
-        return (type(func),)
-
-
-def _code_of(func: Any) -> tuple[object, ...]:
-    subject = None
-    while issubclass(type(func), partial):
-        args = _args_of(func)
-        if args:
-            subject = args[0]
-        func = _func_of(func)
-    if type(func) is MethodType:
-        owner, func = func.__self__, func.__func__
-        if type(owner) is contextlib._GeneratorContextManager:
-            # What a sync dependency is entered and left with: the method of a context manager
-            # around a generator. Its function is there only until it is entered.
-            subject = vars(owner).get("gen")
-    if type(subject) is GeneratorType:  # what a stream is read with: `next` of a generator
-        return *_code(func), subject.gi_code
-    return _code(func)
-
-
-def _code(func: Any) -> tuple[object, ...]:
-    if type(func) is FunctionType:
-        return (func.__code__,)
-    if type(func) is BuiltinMethodType:  # a function in C, or the method of an object in C
-        return type(func.__self__), func.__name__
-    return (type(func),)

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # as in `clock`
     from .clock import WakeUp
+
+    class Refusal(Protocol):
+        """What a request gets that has waited for its first thread for too long."""
+
+        def holds_nothing(self) -> bool:
+            """Tell whether the request has nothing that others may wait for."""
+
+        def error(self) -> Exception:
+            """Return what its hop raises."""
+
 
 # What the own token of a lease does: there is none; a hop runs with it; it lingers.
 NONE, BUSY, LINGERING = range(3)
@@ -35,6 +45,10 @@ class Lease:
     :ivar extra: whether the own token is one of the reserve or of the growth
     :ivar turn: of the lingering tokens' count, in which the own token began to linger
     :ivar waiting_first: first hops that wait, where a request begins several side by side
+    :ivar route: the endpoint that it has reached, None before; kept by whoever has opened the lease
+    :ivar lent: threads that stalls have added for it
+    :ivar share: of its route, in which the own token counts; the last one where there is no token
+    :ivar refusal: what its first hop raises in an overload; None where it may wait for ever
     :ivar answered: whether the response has been sent; kept by whoever has opened the lease
     """
 
@@ -43,8 +57,12 @@ class Lease:
         "closed",
         "extra",
         "hops",
+        "lent",
         "opener",
         "pool",
+        "refusal",
+        "route",
+        "share",
         "streak",
         "task",
         "token",
@@ -60,6 +78,10 @@ class Lease:
         self.streak = 0
         self.turn = 0
         self.waiting_first: list[Waiter] | None = None
+        self.route: object = None
+        self.lent = 0
+        self.share: Any = None
+        self.refusal: Refusal | None = None
         self.answered = False
         self.closed = False
         self.extra = False
@@ -72,7 +94,7 @@ class Lease:
 
 
 # Stands for the lease of a hop that has a token of the reserve or of the growth and no lease to
-# keep it.
+# keep it, of nobody's share.
 EXTRA = Lease(None, 0, lambda: None)
 EXTRA.closed = EXTRA.extra = True
 
@@ -84,17 +106,25 @@ class Waiter:
     :ivar func: what it will call, as far as is known
     :ivar waiting: whether it is in the queue
     :ivar granted: whether it has left the queue with a token
+    :ivar refusal: what it raises, since it has left the queue after waiting for too long
+    :ivar answered: whether it waits for work in the background, after the response
+    :ivar lent: threads that stalls have added for it
+    :ivar share: in which it waits, and the queue of it; None for what has right of way
     :ivar arrival: its number in the order of age
     :ivar since: time.monotonic() when it began to wait
     """
 
     __slots__ = (
+        "answered",
         "arrival",
         "borrower",
         "depth",
         "func",
         "granted",
         "lease",
+        "queue",
+        "refusal",
+        "share",
         "since",
         "waiting",
         "wake_up",
@@ -109,6 +139,10 @@ class Waiter:
         self.func = func
         self.waiting = True
         self.granted = False
+        self.refusal: Refusal | None = None
+        self.answered = lease is not None and lease.answered
+        self.share: Any = None
+        self.queue: Any = None
         self.wake_up = wake_up
         self.arrival = 0
         self.since = time.monotonic()

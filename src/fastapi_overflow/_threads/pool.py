@@ -7,6 +7,7 @@ a hop calls.
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 from .callers import Callers
@@ -14,6 +15,7 @@ from .counters import Counters
 from .dispatcher import Dispatcher
 from .gate import Gate
 from .lease import LINGERING, Lease, Waiter
+from .patience import Patience
 from .stall_watch import StallWatch
 
 if TYPE_CHECKING:
@@ -27,15 +29,19 @@ ALREADY_HOLDING = "this borrower is already holding one of this CapacityLimiter'
 class TokenPool:
     """The tokens of one event loop: who has one, who waits, who is next.
 
-    First hops take the regular tokens (`limit - reserve`), later hops all of them. A finished hop's
-    token lingers with its lease. When the pool stalls, later hops get extra tokens beyond the
-    limit, 1, 2, 4, ... until hops finish again; they are not replaced when they are given back.
+    First hops take the regular tokens (`limit - reserve`), by fair share between routes, later hops
+    all of them. A route that has none gets one of a few quiet tokens beyond the limit when none is
+    free. A finished hop's token lingers with its lease. When the pool stalls, later hops get extra
+    tokens beyond the limit, 1, 2, 4, ... until hops finish again; they are not replaced when they
+    are given back.
 
     :param clock: of the event loop whose pool this is
     :param limit: in threads; math.inf for none
     :param reserve: threads of the limit for later hops; at most all but one in effect
     :param stall_threads: most threads beyond the limit in a stall; None: as many as the limit
     :param stall_seconds: seconds without a finished hop after which the pool is stalled
+    :param max_wait: seconds after which a first hop is refused, where its request allows it; None:
+        never
     :param gate: whether to hold requests back while threads queue for database connections
     :param observer: told what happens
     """
@@ -45,18 +51,21 @@ class TokenPool:
     #      it is the value of one borrower. A closed lease doesn't linger.
     #   2. `tokens.extra` is the number of tokens taken that aren't regular.
     #   3. No more regular tokens are taken than there are, or were when the limit was lowered; no
-    #      more others than the reserve and the stall threads together.
+    #      more others than the reserve, the stall threads and the quiet ones together.
     #   4. While a regular token is free, no later hop waits, and no first hop but at the gate.
+    #      While a quiet one is free, no first hop waits of a known route without a token.
     #   5. While one of the reserve is free, no later hop waits.
     #   6. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
     #      loop are counted.
     #   7. The gate is open while the stall watch is off, and when nothing has finished for a while.
     #   8. Every token given out is given back by exactly one of `finish` and `abandon`.
+    #   9. A share counts the tokens of its route: of all leases and of first hops outside requests.
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
     # until it is served, up to the bound; where others get the reserve before it for too long, the
-    # stall watch adds threads by age.
+    # stall watch adds threads by age. Work after the response, which waits without right of way,
+    # is a later hop in all of this: it may hold something.
     # Assumes: the event loop's thread only; no await between a check and what it allows; whoever
     # takes a token gives it back; what is held across hops was not got in a hop that still waits.
 
@@ -68,6 +77,7 @@ class TokenPool:
         *,
         stall_threads: int | None = None,
         stall_seconds: float = 0.05,
+        max_wait: float | None = None,
         gate: bool = True,
         observer: Observer | None = None,
     ) -> None:
@@ -90,6 +100,7 @@ class TokenPool:
             observer=self.observer,
         )
         self._waiters = dispatcher.waiters
+        self.patience = None if max_wait is None else Patience(max_wait, clock, self._refuse)
         self._stall_watch = StallWatch(self, clock, stall_seconds, self._gate, self.observer)
         # Not methods that call these: one Python call less for each hop.
         self.current_task = clock.current_task
@@ -138,7 +149,9 @@ class TokenPool:
 
         As with any hop, `finish` ends it.
         """
-        return lease.token == LINGERING and self._dispatcher.take(borrower, lease, lease.hops)
+        if lease.token != LINGERING:
+            return False
+        return self._dispatcher.take(borrower, lease, lease.hops, leaves=True)
 
     def linger_anew(self, lease: Lease) -> None:
         """Have the token of `lease`, if it lingers, do so as if it had only begun."""
@@ -167,7 +180,7 @@ class TokenPool:
             depth = lease.hops
         else:
             depth = self._callers.depth(borrower, lease)
-        if dispatcher.take(borrower, lease, depth):
+        if dispatcher.take(borrower, lease, depth, func):
             return None
         waiter = Waiter(borrower, lease, depth, self.clock.wake_up(), func)
         self._waiters.add(waiter)
@@ -176,6 +189,8 @@ class TokenPool:
             if lease.waiting_first is None:
                 lease.waiting_first = []
             lease.waiting_first.append(waiter)
+            if self.patience is not None and lease.refusal is not None:
+                self.patience.add(waiter)
         dispatcher.lingering.count_turns()
         self._stall_watch.watch()
         return waiter
@@ -208,8 +223,23 @@ class TokenPool:
             elif waiter.waiting:
                 self._dispatcher.leave_queue(waiter)  # it has no token
             raise
+        if waiter.refusal is not None:
+            raise waiter.refusal.error()
         if not waiter.granted:
             raise RuntimeError(ALREADY_HOLDING)
+
+    def _refuse(self, waiter: Waiter) -> None:
+        """Turn a hop away that has waited for too long, if its request holds nothing."""
+        lease = waiter.lease
+        if waiter.depth or lease is None or lease.closed or lease.answered:
+            return
+        if lease.refusal is None or not lease.refusal.holds_nothing():
+            return
+        self._dispatcher.leave_queue(waiter)
+        waiter.refusal = lease.refusal
+        self.counters.refused += 1
+        self.observer.refused(time.monotonic() - waiter.since)
+        waiter.wake()
 
     # ---- called by the stall watch
 
@@ -293,7 +323,8 @@ class TokenPool:
             tokens.regular,
             len(tokens.borrowers),
             len(tokens.lingering),
-            tokens.extra,
+            tokens.extra - len(tokens.quiet),
+            len(tokens.quiet),
             waiters.first,
             waiters.later,
             waiters.oldest_since(),

@@ -14,6 +14,7 @@ class Snapshot(NamedTuple):
     running: int
     lingering: int
     extra: int  # tokens of the reserve or of the growth that are out
+    quiet: int  # tokens beyond those, of routes that had none
     waiting_first: int
     waiting_later: int
     oldest_since: float | None  # time.monotonic() since which the oldest waiter has waited

@@ -1,4 +1,4 @@
-"""The queue of those who wait for a token: by age, and later hops by depth too.
+"""The queue of those who wait for a token: first hops by fair share, later hops by age and depth.
 
 Called by the pool for hops that find no free token. It must never decide who may run, only tell who
 is next; and never look at what a hop will call, which is the app's.
@@ -12,6 +12,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
 from .lease import MANY_HOPS, Waiter
+from .shares import FairQueue, Share, Shares
 
 if TYPE_CHECKING:  # as in `clock`
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:  # as in `clock`
 
         def add(self, waiter: Waiter) -> None: ...
 
-        def next(self) -> Waiter | None:
-            """Return the first that still waits."""
+        nested: bool
+
+        def next(self, room: float, kept: int) -> Waiter | None:
+            """Return the first that still waits and may have one of the threads left."""
 
         def purge(self) -> None:
             """Drop those who don't wait any longer."""
@@ -64,19 +67,28 @@ class LaterHops:
 
 
 class WaiterQueue:
-    """Waiters by age and, for later hops, by depth. Every operation is O(log n) or better.
+    """Waiters by age, by fair share, by depth. Every operation is O(log n) or better.
+
+    First hops hold nothing: they are served by fair share between routes. So are the later hops of
+    requests that have been answered, whose clients no longer wait: without right of way, but they
+    may hold something, so that they are never held back, and the reserve and the growth are theirs
+    too. All other later hops have right of way.
 
     Invariants:
         1. Each waiter with `waiting` set is in exactly one of the first hops and the later ones, by
            its depth; `first` and `later` are their numbers.
-        2. Each later hop has an entry by age, one by depth if it is beyond its request's second
-           hop, and one among those under way if its request isn't one of many hops either. The
-           others of a depth of 1 are by depth already where they are by age.
+        2. Each later hop has an entry by age. One with right of way has one by depth if it is
+           beyond its request's second hop, and one among those under way if its request isn't one
+           of many hops either. The others of a depth of 1 are by depth already where they are by
+           age. Each first hop, and each later one without right of way, is in one fair queue.
         3. No order has more than twice as many entries as there are waiters of its kind, plus 16;
            none without such waiters. The first entry by age is never stale.
 
     :ivar first: how many first hops wait
     :ivar later: how many later ones
+    :ivar answered: those of them that have no right of way: work after the response
+    :ivar routed: first hops of requests whose route is known, before their response
+    :ivar others: the other first hops
     :ivar size: how many of both; looked at for every hop
     :ivar first_since: time.monotonic() since which the oldest first hop has waited, None without
         any. Kept for other threads, which must not look into the queue itself
@@ -85,6 +97,7 @@ class WaiterQueue:
     """
 
     __slots__ = (
+        "_answered_hops",
         "_arrivals",
         "_by_depth",
         "_first_hops",
@@ -92,18 +105,27 @@ class WaiterQueue:
         "_promoted",
         "_under_way",
         "_was_later",
+        "answered",
         "by_kind",
         "first",
         "first_since",
         "later",
         "later_since",
+        "others",
+        "routed",
+        "shares",
         "size",
     )
 
     def __init__(self) -> None:
+        self.shares = Shares()
+        self.routed = FairQueue()
+        self.others = FairQueue()
+        self.answered = FairQueue()
         # By age. Not dicts: taking the head of a dict costs O(n) once heads were deleted.
         self._first_hops: deque[Waiter] = deque()
-        self._later_hops: deque[Waiter] = deque()
+        self._later_hops: deque[Waiter] = deque()  # with right of way
+        self._answered_hops: deque[Waiter] = deque()  # later ones without
         # Of the later hops those that came as first ones: as old as they were, so not at the end.
         self._promoted = LaterHops(lambda waiter: waiter.arrival)
         self._by_depth = LaterHops(lambda waiter: -waiter.depth)
@@ -121,20 +143,29 @@ class WaiterQueue:
         self._arrivals += 1
         waiter.arrival = self._arrivals
         self.size += 1
-        if waiter.depth:
+        if waiter.depth and not waiter.answered:
             self._later_hops.append(waiter)
             self._add_later(waiter)
-        else:
-            self.first += 1
-            self._first_hops.append(waiter)
-            if self.first == 1:
-                self.first_since = waiter.since
+            return
+        lease = waiter.lease
+        waiter.share = self.shares.of(lease, waiter.func)
+        if waiter.depth:
+            self._answered_hops.append(waiter)
+            self.answered.add(waiter)
+            self._add_later(waiter)
+            return
+        self.first += 1
+        self._first_hops.append(waiter)
+        if self.first == 1:
+            self.first_since = waiter.since
+        known = lease is not None and lease.route is not None and not waiter.answered
+        (self.routed if known else self.others).add(waiter)
 
     def _add_later(self, waiter: Waiter) -> None:
         self.later += 1
         if self.later == 1:
             self.later_since = waiter.since
-        if waiter.depth > 1:
+        if waiter.depth > 1 and not waiter.answered:
             self._by_depth.add(waiter)
             if waiter.depth < MANY_HOPS:
                 self._under_way.add(waiter)
@@ -144,17 +175,22 @@ class WaiterQueue:
     def remove(self, waiter: Waiter) -> None:
         waiter.waiting = False
         self.size -= 1
+        if waiter.queue is not None:
+            self._leave_fair_queue(waiter)
         if not waiter.depth:
             self.first -= 1
             self._drop_stale_first_hops()
             return
         self.later -= 1
+        if waiter.answered:
+            self._drop_stale_answered()
         hops = self._later_hops
         while hops and not hops[0].waiting:
             hops.popleft()
         # Without later hops at once: a stale entry leads to a task, that to its loop, and that to
         # the limiter, so that a whole loop would stay when it has ended.
-        most = 2 * self.later + 16 if self.later else 0
+        urgent = self.later - self.answered.size
+        most = 2 * urgent + 16 if urgent else 0
         if len(hops) > most:
             self._later_hops = hops = deque(hop for hop in hops if hop.waiting)
         if (
@@ -164,16 +200,43 @@ class WaiterQueue:
             or self.by_kind
         ):
             self._purge(most)
-        if hops and not self._promoted.entries:
+        if hops and not self._promoted.entries and not self._answered_hops:
             self.later_since = hops[0].since
         else:
             self.later_since = self.oldest_later().since if self.later else None
+
+    @property
+    def urgent(self) -> int:
+        """The later hops that have right of way."""
+        return self.later - self.answered.size
+
+    def _leave_fair_queue(self, waiter: Waiter) -> None:
+        queue = waiter.queue
+        if queue is not None:
+            queue.remove(waiter)
+            self.shares.forget(waiter.share)
+
+    def has_fewer(self, share: Share) -> None:
+        """Take note that a share has given a token back."""
+        share.threads -= 1
+        if share.waiting:
+            for queue in (self.routed, self.others, self.answered):
+                queue.has_fewer(share)
+        elif not share.threads:
+            self.shares.forget(share)
+
+    def _drop_stale_answered(self) -> None:
+        hops = self._answered_hops
+        while hops and not hops[0].waiting:
+            hops.popleft()
+        if len(hops) > 2 * self.answered.size + 16:
+            self._answered_hops = deque(hop for hop in hops if hop.waiting)
 
     def _purge(self, most: int) -> None:
         for order in (self._promoted, self._by_depth, self._under_way):
             if len(order.entries) > most:
                 order.purge()
-        if self.by_kind is not None and len(self.by_kind) > most:
+        if self.by_kind is not None and len(self.by_kind) > most + 2 * self.answered.size:
             self.by_kind.purge()
 
     def _drop_stale_first_hops(self) -> None:
@@ -191,6 +254,9 @@ class WaiterQueue:
         """
         self.first -= 1
         waiter.depth = 1
+        self._leave_fair_queue(waiter)
+        waiter.share = None
+        waiter.answered = False  # whatever it waits for, it is as urgent as what it began beside
         self._drop_stale_first_hops()
         self._promoted.add(waiter)
         self._add_later(waiter)
@@ -205,17 +271,51 @@ class WaiterQueue:
             return later
         return self._first_hops[0]
 
+    def fairest(self, first_too: bool = True) -> Waiter | None:
+        """Return who is next by fair share, of first hops if `first_too` and of background work."""
+        queues = (self.routed, self.others, self.answered) if first_too else (self.answered,)
+        best: Waiter | None = None
+        for queue in queues:
+            if queue.size:
+                found = queue.next()
+                if best is None or (found.share.threads, found.arrival) < (
+                    best.share.threads,
+                    best.arrival,
+                ):
+                    best = found
+        return best
+
+    def without_thread(self) -> Waiter | None:
+        """Return the oldest first hop of a known route that has no thread at all."""
+        if self.routed.size:
+            waiter = self.routed.next()
+            lease = waiter.lease
+            # One that is closed can't keep the token.
+            if not waiter.share.threads and lease is not None and not lease.closed:
+                return waiter
+        return None
+
     def in_turn(self, first_too: bool = True) -> Waiter:
-        """Return the oldest later hop and the oldest first hop in turn, if `first_too`.
+        """Return the oldest hop with right of way and the one that is next by fair share in turn.
 
         By age alone, a request that loses its thread before its second hop waits behind all others
         twice: at 500 connections the slowest hundredth of mixed requests took a quarter longer.
         """
-        first = self.first and first_too and (self._was_later or not self.later)
-        self._was_later = not first
-        return self._first_hops[0] if first else self.oldest_later()
+        urgent = self.later - self.answered.size
+        fair = None
+        if self._was_later or not urgent:
+            fair = self.fairest(first_too)
+        self._was_later = fair is None
+        return self._oldest_urgent() if fair is None else fair
 
     def oldest_later(self) -> Waiter:
+        hops = self._answered_hops
+        if not self.urgent:
+            return hops[0]
+        oldest = self._oldest_urgent()
+        return hops[0] if hops and hops[0].arrival < oldest.arrival else oldest
+
+    def _oldest_urgent(self) -> Waiter:
         if self._promoted.entries:
             promoted = self._promoted.next()
             hops = self._later_hops
@@ -224,8 +324,10 @@ class WaiterQueue:
         return self._later_hops[0]
 
     def deepest(self) -> Waiter:
-        """Return the later hop whose request has made most hops."""
-        return self._by_depth.next() or self.oldest_later()
+        """Return the later hop whose request has made most hops; background work is last."""
+        if not self.urgent:
+            return self.answered.next()
+        return self._by_depth.next() or self._oldest_urgent()
 
     def under_way(self) -> Waiter | None:
         """Return the deepest later hop of a request to be brought to its end before others begin.
@@ -245,7 +347,7 @@ class WaiterQueue:
 
     def _all_later(self) -> list[Waiter]:
         promoted = sorted(self._promoted.entries)
-        later = (*(entry[2] for entry in promoted), *self._later_hops)
+        later = (*(entry[2] for entry in promoted), *self._later_hops, *self._answered_hops)
         return [waiter for waiter in later if waiter.waiting]
 
     def oldest_since(self) -> float | None:
@@ -255,6 +357,10 @@ class WaiterQueue:
 
     def check(self) -> None:
         """Assert the invariants, for the tests."""
+        for queue in (self.routed, self.others, self.answered):
+            queue.check()
+        assert self.routed.size + self.others.size == self.first
+        assert len(self._answered_hops) <= 2 * self.answered.size + 16
         first = [hop for hop in self._first_hops if hop.waiting and not hop.depth]
         later = self._all_later()
         assert (len(first), len(later)) == (self.first, self.later)
@@ -265,7 +371,7 @@ class WaiterQueue:
         assert self.first_since == min((hop.since for hop in first), default=None)
         assert self.later_since == min((hop.since for hop in later), default=None)
         assert len(self._first_hops) <= (2 * self.first + 16 if self.first else 0)
-        most = 2 * self.later + 16 if self.later else 0
+        most = 2 * self.urgent + 16 if self.urgent else 0
         for order in (self._promoted, self._by_depth, self._under_way):
             assert len(order.entries) <= most
         assert len(self._later_hops) <= most

@@ -115,6 +115,22 @@ METRICS = (
         "Stalls of nothing but blocked threads that a thread beyond the limit ended",
         _field("deadlocks_averted"),
     ),
+    Metric(
+        "quiet.used",
+        "quiet_used",
+        "{thread}",
+        True,
+        "Threads given to routes that had none while all others were taken",
+        _field("quiet_used"),
+    ),
+    Metric(
+        "refused",
+        "refused",
+        "{request}",
+        True,
+        "Requests turned away after they had waited too long for their first thread",
+        _field("refused"),
+    ),
 )
 
 WAIT_TIME = "Time for which a hop waited for its thread"

@@ -16,6 +16,7 @@ from .._requests import limiters
 if TYPE_CHECKING:
     from .._threads.pool import TokenPool
     from .episodes import Episodes
+    from .overload_log import OverloadLog
 
     class Listener(Protocol):
         """Who is told of each hop, in its event loop's thread; seconds."""
@@ -60,6 +61,7 @@ class PoolObserver:
 
     def __init__(self) -> None:
         self._episodes: Episodes | None = None  # made with the first stall
+        self._overload_log: OverloadLog | None = None  # with the first request turned away
         self._began: dict[object, float] = {}  # time.monotonic(), by whose hops run
 
     def attach(self, pool: TokenPool) -> None:
@@ -99,6 +101,16 @@ class PoolObserver:
     def over(self) -> None:
         if self._episodes is not None:
             self._guarded(self._episodes.over)
+
+    def refused(self, seconds: float) -> None:
+        self._guarded(self._refused, seconds)
+
+    def _refused(self, seconds: float) -> None:
+        if self._overload_log is None:
+            from .overload_log import OverloadLog  # late, as above
+
+            self._overload_log = OverloadLog()
+        self._overload_log.refused(self._pool, seconds)
 
     def watch_failed(self, exc: Exception) -> None:
         _log_fault(exc)

@@ -35,7 +35,10 @@ class Stats:
     :ivar threads_in_use: tokens taken: those with which a hop runs, and those that linger
     :ivar threads_lingering: of these, kept between two hops of one request
     :ivar threads_reserved: of these, taken from the reserve
-    :ivar threads_beyond_limit: of these, given out in a stall (or before the limit was lowered)
+    :ivar threads_beyond_limit: of these, given out in a stall or to a route that had none (or
+        before the limit was lowered)
+    :ivar threads_quiet: of these, given to a route that had none while all others were taken: two
+        at most, which may be beyond the limit
     :ivar threads_held_back: threads that new requests are kept from at the moment, because others
         wait for a connection of SQLAlchemy's pool already
     :ivar waiting_first: first hops that wait for a thread: requests that hold nothing yet
@@ -59,6 +62,8 @@ class Stats:
         for them. Once for a stall, however many requests were in it. Too low rather than too high:
         what lease and reserve prevent never stalls and isn't counted, nor is a stall in which some
         thread was at work or waited for a bare lock or a row lock of the database
+    :ivar quiet_used: threads given to routes that had none while all others were taken
+    :ivar refused: requests turned away after they had waited for FASTAPI_OVERFLOW_MAX_WAIT
     :ivar loops: event loops that are summed up here; of several, the peaks are the sums of peaks
         that need not have been at the same time, and the longest wait is the longest of all
     """
@@ -69,6 +74,7 @@ class Stats:
     threads_lingering: int = 0
     threads_reserved: int = 0
     threads_beyond_limit: int = 0
+    threads_quiet: int = 0
     threads_held_back: int = 0
     waiting_first: int = 0
     waiting_later: int = 0
@@ -83,6 +89,8 @@ class Stats:
     stalls: int = 0
     threads_grown: int = 0
     deadlocks_averted: int = 0
+    quiet_used: int = 0
+    refused: int = 0
     loops: int = 0
 
     @property
@@ -167,6 +175,7 @@ def _of(pool: TokenPool) -> Stats:
         threads_lingering=now.lingering,
         threads_reserved=int(min(now.extra, now.limit - now.regular)) if finite else 0,
         threads_beyond_limit=int(max(now.taken - now.limit, 0)) if finite else 0,
+        threads_quiet=now.quiet,
         threads_held_back=int(now.held_back) if finite else 0,
         waiting_first=now.waiting_first,
         waiting_later=now.waiting_later,

@@ -1,0 +1,110 @@
+"""What a request gets that has waited for its first thread for FASTAPI_OVERFLOW_MAX_WAIT seconds.
+
+Called for each request where that is set; the exception is also what apps name. A request is turned
+away only while it holds nothing and none of the app's sync code has run for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException, WebSocketException
+
+from .._threads.lease import NONE, Lease
+
+TRY_AGAIN_LATER = 1013  # what a WebSocket is closed with
+
+
+class Overloaded(HTTPException):
+    """Answer requests yourself that have waited for a thread for too long.
+
+    Where FASTAPI_OVERFLOW_MAX_WAIT is set, a request that has waited so many seconds for its first
+    thread gets this exception where it waits: in the dependency, endpoint or middleware that calls
+    sync code. It is a 503 with a `Retry-After` of as many seconds, and goes through the app's
+    handlers and middleware like any other. A WebSocket is closed with code 1013.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        HTTPException.__init__(
+            self,
+            503,
+            "The server is overloaded. Please try again later.",
+            {"Retry-After": str(max(math.ceil(seconds), 1))},
+        )
+
+
+class OverloadedWebSocket(WebSocketException, Overloaded):
+    """`Overloaded` for a WebSocket: it is closed as by any WebSocketException."""
+
+    def __init__(self, seconds: float) -> None:
+        Overloaded.__init__(self, seconds)
+        WebSocketException.__init__(self, TRY_AGAIN_LATER, "overloaded")
+
+
+def turning_away(
+    app: Callable[..., Awaitable[None]], lease: Lease, seconds: float
+) -> Callable[..., Awaitable[None]]:
+    """Return the app for one request which may be turned away; its lease says so from now on."""
+    lease.refusal = refusal = _Refusal(lease, seconds)
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        refusal.is_websocket = scope["type"] == "websocket"
+        answer = _Answer(refusal, send)
+        try:
+            await app(scope, receive, answer)
+        except Overloaded as exc:
+            if exc is not refusal.raised:
+                raise
+            # Raised in a middleware, outside of what handles an HTTPException.
+            if refusal.is_websocket:
+                message = {"type": "websocket.close", "code": TRY_AGAIN_LATER}
+                await send({**message, "reason": "overloaded"})
+            elif not answer.begun:
+                raise
+
+    return call
+
+
+class _Refusal:
+    """What `_threads` asks before it turns a request away, and what is raised then."""
+
+    def __init__(self, lease: Lease, seconds: float) -> None:
+        self._lease = lease
+        self._seconds = seconds
+        self.is_websocket = False
+        self.raised: Overloaded | None = None
+
+    def holds_nothing(self) -> bool:
+        """Tell whether the request has no thread, as far as is known, and has had none."""
+        return self._lease.hops == 0 and self._lease.token == NONE
+
+    def error(self) -> Exception:
+        kind = OverloadedWebSocket if self.is_websocket else Overloaded
+        self.raised = kind(self._seconds)
+        return self.raised
+
+
+class _Answer:
+    """The server's `send`: a middleware's hop that was turned away is a 503 too.
+
+    An HTTPException raised in a middleware reaches no handler of the app but that of all errors,
+    which answers 500 and raises it again.
+    """
+
+    def __init__(self, refusal: _Refusal, send: Any) -> None:
+        self._refusal = refusal
+        self._send = send
+        self.begun = False
+
+    def __call__(self, message: Any) -> Any:
+        if message["type"] == "http.response.start" and not self.begun:
+            self.begun = True
+            raised = self._refusal.raised
+            if raised is not None and message["status"] == 500:
+                retry = [(name.lower(), value) for name, value in (raised.headers or {}).items()]
+                added = [(name.encode(), value.encode()) for name, value in retry]
+                headers = [*message.get("headers", ()), *added]
+                message = {**message, "status": raised.status_code, "headers": headers}
+        return self._send(message)
