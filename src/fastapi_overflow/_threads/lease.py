@@ -108,7 +108,6 @@ class Waiter:
     :ivar granted: whether it has left the queue with a token
     :ivar refusal: what it raises, since it has left the queue after waiting for too long
     :ivar answered: whether it waits for work in the background, after the response
-    :ivar lent: threads that stalls have added for it
     :ivar share: in which it waits, and the queue of it; None for what has right of way
     :ivar arrival: its number in the order of age
     :ivar since: time.monotonic() when it began to wait
