@@ -3,12 +3,15 @@
 Run by pytest: the pool without threads, and apps in a process of their own.
 """
 
+import sys
+
 import anyio
 import pytest
 
 from child_tools import run_child
 from fastapi_overflow._requests.lease_of_request import current_lease
 from limiter_tools import as_request, first_hops, make_limiter, settle
+from support import run_python
 
 pytestmark = pytest.mark.anyio
 
@@ -279,3 +282,14 @@ class TestAnswers:
     def test_afterwards(self, answers):
         """Once there is a thread again requests are answered as ever."""
         assert answers["afterwards"][0][1] == 200
+
+
+class TestImport:
+    def test_star(self):
+        """`from fastapi_overflow import *` imports no Starlette, which would decide settings."""
+        code = (
+            "import sys; from fastapi_overflow import *; print('starlette' in sys.modules);"
+            "from fastapi_overflow import Overloaded; print('starlette' in sys.modules)"
+        )
+        done = run_python(sys.executable, code, timeout=60, check=True)
+        assert done.stdout.split() == ["False", "True"]

@@ -22,6 +22,9 @@ HOME = {
     "stats": "_watching.stats",
 }
 
+# Their modules import Starlette, and with that the settings are decided: not for `import *`.
+NOT_BY_STAR = {"Overloaded"}
+
 
 def find(package: str, name: str) -> Any:
     """Return what `package` has under `name`.
@@ -29,7 +32,7 @@ def find(package: str, name: str) -> Any:
     :raises AttributeError: for a name that isn't in the table
     """
     if name == "__all__":
-        return sorted(HOME)
+        return sorted(HOME.keys() - NOT_BY_STAR)
     if name not in HOME:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
     # Whoever uses the package without a patch is told of stalls too.
