@@ -253,6 +253,20 @@ class TestWithReserve:
             end_all(hops)
             assert running == 6
 
+    async def test_lowered_while_the_reserve_is_used(self, monkeypatch):
+        """A hop that ends with the reserve's token doesn't hide that there are too many others."""
+        limiter, _ = make_limiter(monkeypatch, 3, stall_threads=0)
+        pool = limiter.pool
+        first, second, deep = pool.open_lease(), pool.open_lease(), pool.open_lease(under_way=True)
+        leases = {"first": first, "second": second, "deep": deep}
+        for name, lease in leases.items():
+            assert pool.start_acquire(name, lease) is None
+        limiter.total_tokens = 2
+        pool.finish("deep")
+        pool.finish("first")
+        running = 1 + sum(pool.acquire_nowait(name, leases[name]) for name in ("deep", "first"))
+        assert running == 2
+
     async def test_lowered_under_way(self, monkeypatch):
         """A lowered limit holds for the next hops of requests that are under way."""
         limiter, _ = make_limiter(monkeypatch, 5)

@@ -80,12 +80,14 @@ class Tokens:
         """Tell whether a regular token is free."""
         taken = len(self.borrowers) + len(self.lingering)
         if self.lowered:
-            # While more is out than now may be, reserve and growth count as regular too.
-            quiet = len(self.quiet)
-            self.lowered = taken - self.extra > self.regular or self.extra - quiet > self.spare
-            if self.lowered and taken - quiet >= self.limit:
-                return False
+            self.lowered = self._exceeds(taken, self.extra)
+            if self.lowered and taken - len(self.quiet) >= self.limit:
+                return False  # reserve and growth count as regular too
         return taken - self.extra < self.regular
+
+    def _exceeds(self, taken: int, extra: int) -> bool:
+        """Tell whether more is out than now may be."""
+        return taken - extra > self.regular or extra - len(self.quiet) > self.spare
 
     def has_reserved(self) -> bool:
         """Tell whether a token of the reserve is free."""
@@ -107,10 +109,13 @@ class Tokens:
         self.extra -= 1
 
     def has_too_many(self, lease: Lease) -> bool:
-        """Tell, once `lowered`, whether the token of `lease` is one too many."""
+        """Tell, once `lowered`, whether the token of a hop that has just ended is one too many."""
         if lease in self.quiet:
             return len(self.quiet) > self.most_quiet
-        if self.has_regular():
+        taken = self.taken
+        extra = self.extra - lease.extra  # it is still counted there, but not among those taken
+        full = self._exceeds(taken, extra) and taken - len(self.quiet) >= self.limit
+        if taken - extra < self.regular and not full:
             return False
         return not lease.extra or not self.limit or self.room_to_grow() < 0
 
