@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiter import OverflowLimiter
 from fastapi_overflow._threads.pool import TokenPool
-from limiter_tools import Hop, ManualClock, make_limiter, requests, settle, stall
+from limiter_tools import STALL_SECONDS, Hop, ManualClock, make_limiter, requests, settle, stall
 from test_model import FUNCTIONS
 
 pytestmark = pytest.mark.anyio
@@ -98,9 +98,29 @@ class TestFairShare:
         async with requests(limiter) as group:
             (request,) = hops(limiter, group, "one", 1, before=1)
             await settle(limiter)
+            limiter.pool._dispatcher.count_shares()  # as when somebody is about to wait
             assert limiter.pool._dispatcher.shares.has_threads("one")
             end([request])
         assert len(limiter.pool._dispatcher.shares) == 0
+
+    async def test_counted_while_somebody_waits(self, monkeypatch):
+        """Nothing is counted while there is a thread for everybody, before and after a queue."""
+        limiter, clock = make_limiter(monkeypatch, 2, reserve=0)
+        shares = limiter.pool._dispatcher.shares
+        counting = []
+        async with requests(limiter) as group:
+            running = hops(limiter, group, "one", 2)
+            await settle(limiter)
+            counting.append(shares.counting)
+            waiting = hops(limiter, group, "one", 1)
+            await settle(limiter)
+            counting.append(shares.counting)
+            end([*running, *waiting])
+            await settle(limiter)
+            clock.advance(STALL_SECONDS)
+            await settle(limiter)
+            counting.append(shares.counting)
+        assert counting == [False, True, False]
 
     async def test_nothing_left(self, monkeypatch):
         """A route without threads and waiters leaves nothing behind."""

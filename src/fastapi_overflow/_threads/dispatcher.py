@@ -123,7 +123,8 @@ class Dispatcher:
                     return False
                 extra = quiet = True
             promotes = lease is not None and lease.waiting_first
-            share = None if depth and lease is None else self.shares.of(lease, func)
+            counts = self.shares.counting and not (depth and lease is None)
+            share = self.shares.of(lease, func) if counts else None
             self._grant(borrower, lease, extra, share, quiet)
             if promotes:
                 self._assign()
@@ -140,13 +141,23 @@ class Dispatcher:
         Only a request whose route is known: before that all requests look alike. A limiter that is
         used by itself keeps to its limit. And nobody waits for what is done in the background.
         """
-        return (
-            lease is not None
-            and lease.route is not None
-            and not lease.answered
-            and self.tokens.has_quiet()
-            and not self.shares.has_threads(lease.route)
-        )
+        if lease is None or lease.route is None or lease.answered or not self.tokens.has_quiet():
+            return False
+        self.count_shares()
+        return not self.shares.has_threads(lease.route)
+
+    def count_shares(self) -> None:
+        """Count the tokens of each route: somebody is about to wait."""
+        if not self.shares.counting:
+            self.shares.begin((*self.tokens.borrowers.values(), *self.tokens.lingering))
+
+    def forget_shares(self) -> None:
+        """Count them no longer: nobody waits."""
+        borrowers = self.tokens.borrowers
+        for borrower, lease in borrowers.items():
+            if lease is not None and lease.pool is None:
+                borrowers[borrower] = EXTRA if lease.extra else None
+        self.shares.end((*borrowers.values(), *self.tokens.lingering))
 
     def _goes_on(self, lease: Lease, func: object) -> bool:
         """Tell whether work after the response keeps the token that lingers; else it is given back.
@@ -154,6 +165,8 @@ class Dispatcher:
         It does unless somebody else is next: a hop with right of way, or by fair share. Never a
         quiet token: those are for requests whose clients wait.
         """
+        if not self.shares.counting:
+            return True
         share = lease.share
         background = self.shares.of(lease, func)
         waiters = self.waiters
@@ -171,7 +184,8 @@ class Dispatcher:
         if share is not background:
             background.threads += 1
             lease.share = background
-            waiters.has_fewer(share)
+            if share is not None:
+                waiters.has_fewer(share)
         return True
 
     def _grant(
@@ -203,6 +217,8 @@ class Dispatcher:
                 self.tokens.quiet[lease] = None
         elif share is not None:  # a hop beside the lease's own
             borrowers[borrower] = share.loan(extra)
+        else:
+            borrowers[borrower] = EXTRA if extra else None
         lease.hops += 1
         if lease.waiting_first:
             # Hops that began side by side: what still waits belongs to a request under way now.
@@ -263,6 +279,8 @@ class Dispatcher:
                     del self.tokens.quiet[lease]
             if lease.share is not None:
                 self.waiters.has_fewer(lease.share)
+                if lease.pool is not None:
+                    lease.share = None
         self._assign()
 
     # ---- a waiter is served, or gives up
@@ -292,7 +310,7 @@ class Dispatcher:
             elif waiters.later and tokens.has_reserved():
                 self._admit(waiters.deepest(), extra=True)
             elif (
-                waiters.first
+                waiters.routed.size
                 and tokens.has_quiet()
                 and (waiter := waiters.without_thread()) is not None
             ):
@@ -308,10 +326,10 @@ class Dispatcher:
         lease = waiter.lease
         share = waiter.share
         if share is None and lease is not None:
-            share = self.shares.of(lease, waiter.func)
+            share = self.shares.of(lease, waiter.func)  # somebody waits, so they are counted
         if share is not None:
             share.waiting += 1  # it must not be forgotten in between
-        self._waits_no_longer(waiter)
+        self.leave_queue(waiter)
         if share is not None:
             share.waiting -= 1
         borrower = waiter.borrower
@@ -332,10 +350,7 @@ class Dispatcher:
             self._observer.hop_began(borrower, time.monotonic() - waiter.since)
 
     def leave_queue(self, waiter: Waiter) -> None:
-        """Have a waiter wait no longer, without a token."""
-        self._waits_no_longer(waiter)
-
-    def _waits_no_longer(self, waiter: Waiter) -> None:
+        """Have a waiter wait no longer, with a token or without."""
         self.waiters.remove(waiter)
         self._counters.seconds_waited += time.monotonic() - waiter.since
         lease = waiter.lease

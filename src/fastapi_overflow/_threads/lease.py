@@ -47,7 +47,7 @@ class Lease:
     :ivar waiting_first: first hops that wait, where a request begins several side by side
     :ivar route: the endpoint that it has reached, None before; kept by whoever has opened the lease
     :ivar lent: threads that stalls have added for it
-    :ivar share: of its route, in which the own token counts; the last one where there is no token
+    :ivar share: of its route, in which the own token counts while somebody waits
     :ivar refusal: what its first hop raises in an overload; None where it may wait for ever
     :ivar answered: whether the response has been sent; kept by whoever has opened the lease
     """

@@ -59,7 +59,8 @@ class TokenPool:
     #      loop are counted.
     #   7. The gate is open while the stall watch is off, and when nothing has finished for a while.
     #   8. Every token given out is given back by exactly one of `finish` and `abandon`.
-    #   9. A share counts the tokens of its route: of all leases and of first hops outside requests.
+    #   9. While somebody waits, a share counts the tokens of its route: of all leases and of first
+    #      hops outside requests, less those of no known route that had begun before.
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
@@ -182,6 +183,7 @@ class TokenPool:
             depth = self._callers.depth(borrower, lease)
         if dispatcher.take(borrower, lease, depth, func):
             return None
+        dispatcher.count_shares()
         waiter = Waiter(borrower, lease, depth, self.clock.wake_up(), func)
         self._waiters.add(waiter)
         self.counters.wait_began(waiter.since, self._waiters.size)
@@ -247,6 +249,10 @@ class TokenPool:
         if not self._waiters.size:
             return None
         return self._dispatcher.finished, self._dispatcher.finished_extra
+
+    def nobody_waits(self) -> None:
+        """Forget what each route has: it only matters to those who wait."""
+        self._dispatcher.forget_shares()
 
     def grow(self, most: int) -> None:
         """Let up to `most` of those that wait run although no token is free for them."""

@@ -1,12 +1,14 @@
 """The share of each route: how many threads its requests have, and who of them is next.
 
-Kept by the pool, for every token that is given out. It must never hash or compare what is the
-app's: routes are told apart by identity. A route without tokens and waiters leaves nothing here.
+Kept by the pool while somebody waits; as long as there is a thread for everybody nothing is
+counted. It must never hash or compare what is the app's: routes are told apart by identity. A route
+without tokens and waiters leaves nothing here.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush, heapreplace
 
 from .code import code_of
@@ -48,12 +50,36 @@ class Share:
 
 
 class Shares:
-    """The shares of those routes that have a token or a waiter."""
+    """The shares of those routes that have a token or a waiter.
 
-    __slots__ = ("_shares",)
+    :ivar counting: whether each token that is given out counts in a share
+    """
+
+    __slots__ = ("_shares", "counting")
 
     def __init__(self) -> None:
         self._shares: dict[object, Share] = {}
+        self.counting = False
+
+    def begin(self, taken: Iterable[Lease | None]) -> None:
+        """Count from now on, begun with the tokens that are taken.
+
+        What runs for no route, or before it is known, has begun without being looked at: it counts
+        in no share.
+        """
+        self.counting = True
+        for lease in taken:
+            if lease is not None and lease.pool is not None and lease.route is not None:
+                lease.share = share = self.of(lease, None)
+                share.threads += 1
+
+    def end(self, taken: Iterable[Lease | None]) -> None:
+        """Count no longer: nobody waits."""
+        self.counting = False
+        self._shares.clear()
+        for lease in taken:
+            if lease is not None:
+                lease.share = None
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -67,14 +93,14 @@ class Shares:
         """
         route: object = None if lease is None else lease.route
         key: object
-        if route is None:
+        if route is not None:
+            key = id(route)
+        else:
             route = parts = code_of(func)
             if len(parts) == 1:
                 key = id(parts[0])
             else:
                 key = tuple([part if type(part) is str else id(part) for part in parts])
-        else:
-            key = id(route)
         if lease is not None and lease.answered:
             key = "background", key
         share = self._shares.get(key)
@@ -97,6 +123,7 @@ class Shares:
         for share in self._shares.values():
             assert share.threads or share.waiting
             assert share.threads == sum(lease.share is share for lease in taken)
+        assert self.counting or not (taken or self._shares)
         known = {id(share) for share in self._shares.values()}
         assert all(id(lease.share) in known for lease in taken)
 
@@ -130,10 +157,10 @@ class FairQueue:
            would be now. So the first entry, once it is as it would be now, is who is next.
     """
 
-    __slots__ = ("_lines", "_order", "size")
+    __slots__ = ("_order", "lines", "size")
 
     def __init__(self) -> None:
-        self._lines: dict[Share, _Line] = {}
+        self.lines: dict[Share, _Line] = {}
         self._order: list[tuple[int, int, Share]] = []  # threads, arrival of the oldest
         self.size = 0
 
@@ -142,9 +169,9 @@ class FairQueue:
         waiter.queue = self
         share.waiting += 1
         self.size += 1
-        line = self._lines.get(share)
+        line = self.lines.get(share)
         if line is None:
-            line = self._lines[share] = _Line()
+            line = self.lines[share] = _Line()
             line.hops.append(waiter)
             self._note(share, line)
         else:
@@ -157,18 +184,18 @@ class FairQueue:
         waiter.queue = None
         share.waiting -= 1
         self.size -= 1
-        line = self._lines[share]
+        line = self.lines[share]
         line.size -= 1
         if line.size:
             line.drop_stale()
         else:
-            del self._lines[share]
-            if len(self._lines) < 2:
+            del self.lines[share]
+            if len(self.lines) < 2:
                 self._order.clear()
 
     def next(self) -> Waiter:
         """Return who is next; somebody must wait."""
-        lines, order = self._lines, self._order
+        lines, order = self.lines, self._order
         if len(lines) == 1:
             for line in lines.values():
                 return line.hops[0]
@@ -186,12 +213,12 @@ class FairQueue:
 
     def has_fewer(self, share: Share) -> None:
         """Take note that a share has a thread less."""
-        line = self._lines.get(share)
+        line = self.lines.get(share)
         if line is not None:
             self._note(share, line)
 
     def _note(self, share: Share, line: _Line) -> None:
-        lines, order = self._lines, self._order
+        lines, order = self.lines, self._order
         if len(lines) < 2:
             return
         if not order or len(order) > 2 * len(lines) + 16:
@@ -202,13 +229,13 @@ class FairQueue:
 
     def check(self) -> None:
         """Assert the invariants, for the tests."""
-        assert self.size == sum(line.size for line in self._lines.values())
-        for share, line in self._lines.items():
+        assert self.size == sum(line.size for line in self.lines.values())
+        for share, line in self.lines.items():
             waiting = [hop for hop in line.hops if hop.queue is self]
             assert len(waiting) == line.size > 0
             assert line.hops[0] is waiting[0]
             assert len(line.hops) <= 2 * line.size + 16
-            if len(self._lines) > 1:
+            if len(self.lines) > 1:
                 now = share.threads, waiting[0].arrival
                 assert any(entry[2] is share and entry[:2] <= now for entry in self._order)
-        assert len(self._order) <= (2 * len(self._lines) + 17 if len(self._lines) > 1 else 0)
+        assert len(self._order) <= (2 * len(self.lines) + 17 if len(self.lines) > 1 else 0)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # as in `clock`
         def progress(self) -> Progress | None:
             """Return how many hops have finished, None when nobody waits."""
 
+        def nobody_waits(self) -> None: ...
         def grow(self, most: int) -> None: ...
         def relieve(self, most: int) -> None: ...
         def start_growth_over(self) -> None: ...
@@ -140,6 +141,7 @@ class StallWatch:
     def _take_a_look(self, progress: Progress | None) -> None:
         if progress is None:
             self.on = self.stalled = False
+            self._pool.nobody_waits()
             self._gate.open()
             self._observer.moved()
             self._end_stall()

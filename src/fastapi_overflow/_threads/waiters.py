@@ -211,17 +211,18 @@ class WaiterQueue:
         return self.later - self.answered.size
 
     def _leave_fair_queue(self, waiter: Waiter) -> None:
-        queue = waiter.queue
-        if queue is not None:
-            queue.remove(waiter)
-            self.shares.forget(waiter.share)
+        waiter.queue.remove(waiter)
+        share = waiter.share
+        if not (share.threads or share.waiting):
+            self.shares.forget(share)
 
     def has_fewer(self, share: Share) -> None:
         """Take note that a share has given a token back."""
         share.threads -= 1
         if share.waiting:
             for queue in (self.routed, self.others, self.answered):
-                queue.has_fewer(share)
+                if len(queue.lines) > 1:  # else there is no order
+                    queue.has_fewer(share)
         elif not share.threads:
             self.shares.forget(share)
 
@@ -287,13 +288,13 @@ class WaiterQueue:
 
     def without_thread(self) -> Waiter | None:
         """Return the oldest first hop of a known route that has no thread at all."""
-        if self.routed.size:
-            waiter = self.routed.next()
-            lease = waiter.lease
-            # One that is closed can't keep the token.
-            if not waiter.share.threads and lease is not None and not lease.closed:
-                return waiter
-        return None
+        if not self.routed.size:
+            return None
+        waiter = self.routed.next()
+        lease = waiter.lease
+        # One that is closed can't keep the token.
+        is_quiet = not waiter.share.threads and lease is not None and not lease.closed
+        return waiter if is_quiet else None
 
     def in_turn(self, first_too: bool = True) -> Waiter:
         """Return the oldest hop with right of way and the one that is next by fair share in turn.
