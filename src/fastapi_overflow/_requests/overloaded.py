@@ -80,6 +80,10 @@ class _Refusal:
         """Tell whether the request has no thread, as far as is known, and has had none."""
         return self._lease.hops == 0 and self._lease.token == NONE
 
+    def withdraw(self) -> None:
+        """Have the request wait for as long as it takes from now on, one that waits already too."""
+        self._lease.refusal = None
+
     def error(self) -> Exception:
         kind = OverloadedWebSocket if self.is_websocket else Overloaded
         self.raised = kind(self._seconds)
@@ -101,6 +105,7 @@ class _Answer:
     def __call__(self, message: Any) -> Any:
         if message["type"] == "http.response.start" and not self.begun:
             self.begun = True
+            self._refusal.withdraw()  # a response that has begun would only be cut off
             raised = self._refusal.raised
             if raised is not None and message["status"] == 500:
                 retry = [(name.lower(), value) for name, value in (raised.headers or {}).items()]

@@ -1,0 +1,128 @@
+"""Whom an overload turns away, and whom not any more; what is left to the app's own handlers.
+
+Run by pytest: apps in a process of their own, whose threads are all busy until the test says so.
+"""
+
+import pytest
+
+from child_tools import run_child
+
+COMMON = """
+import json
+from functools import partial
+
+import anyio
+from fastapi import FastAPI, WebSocket
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+import fastapi_overflow
+from child_tools import Door, until
+
+door = Door()
+ran = []
+app = FastAPI()
+
+
+@app.get("/block")
+def block():
+    door()
+
+
+@app.get("/sync")
+def sync():
+    ran.append("sync")
+
+
+async def call(path, kind="http", received=(), fails=()):
+    \"\"\"Return what the app sends, and as the last thing what it raises.
+
+    :param received: types of messages that it receives from a WebSocket after `websocket.connect`
+    :param fails: types of messages that can't be sent, as the client has gone
+    \"\"\"
+    sent = []
+    messages = [{"type": "http.request", "body": b""}]
+    if kind == "websocket":
+        messages = [{"type": "websocket.connect"}, *({"type": name} for name in received)]
+
+    async def receive():
+        return messages.pop(0) if messages else await anyio.sleep_forever()
+
+    async def send(message):
+        if message["type"] in fails:
+            raise OSError("gone")
+        told = message.get("status") or message.get("code") or message.get("body", b"").decode()
+        headers = {key.decode(): value.decode() for key, value in message.get("headers", ())}
+        sent.append([message["type"], told, headers.get("retry-after")])
+
+    scope = {"type": kind, "method": "GET", "path": path, "query_string": b"", "headers": [],
+             "subprotocols": []}
+    try:
+        await app(scope, receive, send)
+    except Exception as exc:
+        sent.append(["raised", type(exc).__name__, None])
+    return sent
+
+
+async def busy(during):
+    \"\"\"Have all threads busy meanwhile.\"\"\"
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(call, "/block")
+            await until(lambda: fastapi_overflow.stats().threads_in_use == 2, "all threads busy")
+            try:
+                await during(group)
+            finally:
+                door.open()
+"""
+
+LIMIT = {
+    "FASTAPI_OVERFLOW_LIMIT": "3",
+    "FASTAPI_OVERFLOW_STALL_SECONDS": "3600",
+    "FASTAPI_OVERFLOW_MAX_WAIT": "0.3",
+}
+
+WAITING_ON = """
+@app.get("/stream")
+async def stream():
+    return StreamingResponse(iter(["a", "b"]))
+
+
+CASES = {
+    "stream": ("/stream",),
+}
+out = {}
+
+
+async def patiently(name, *args, **kwargs):
+    out[name] = await call(*args, **kwargs)
+
+
+async def during(group):
+    for name, (path, *rest) in CASES.items():
+        group.start_soon(partial(patiently, name, path, **(rest[0] if rest else {})))
+    await until(lambda: fastapi_overflow.stats().waiting_first == len(CASES), "all of them wait")
+    # It comes after them, so their time is up when it is turned away.
+    await patiently("last", "/sync")
+
+
+anyio.run(busy, during)
+print(json.dumps({**out, "ran": sorted(ran)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def waiting_on():
+    return run_child(COMMON + WAITING_ON, env=LIMIT)
+
+
+class TestWaitsOn:
+    def test_others(self, waiting_on):
+        """While these wait on, others that came after them are turned away."""
+        assert waiting_on["last"][0] == ["http.response.start", 503, "1"]
+
+    def test_response_begun(self, waiting_on):
+        """A response that has begun isn't cut off: a stream whose first item takes a thread."""
+        bodies = [told for _, told, _ in waiting_on["stream"][1:]]
+        assert (waiting_on["stream"][0][1], "".join(bodies)) == (200, "ab")
