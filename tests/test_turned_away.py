@@ -89,8 +89,46 @@ async def stream():
     return StreamingResponse(iter(["a", "b"]))
 
 
+@app.websocket("/disconnected")
+async def disconnected(websocket: WebSocket):
+    await websocket.accept()
+    try:
+        async for _ in websocket.iter_text():
+            pass
+    finally:
+        await run_in_threadpool(ran.append, "disconnected")
+
+
+@app.websocket("/closed")
+async def closed(websocket: WebSocket):
+    await websocket.accept()
+    await websocket.close()
+    await run_in_threadpool(ran.append, "closed")
+
+
+@app.websocket("/gone")
+async def gone(websocket: WebSocket):
+    await websocket.accept()
+    try:
+        await websocket.send_text("tick")
+    finally:
+        await run_in_threadpool(ran.append, "gone")
+
+
+async def denied(scope, receive, send):
+    await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+    await run_in_threadpool(ran.append, "denied")
+    await send({"type": "websocket.http.response.body", "body": b"no"})
+
+
+app.mount("/denied", denied)
+WS = {"kind": "websocket"}
 CASES = {
     "stream": ("/stream",),
+    "disconnected": ("/disconnected", {**WS, "received": ["websocket.disconnect"]}),
+    "closed": ("/closed", WS),
+    "gone": ("/gone", {**WS, "fails": ["websocket.send"]}),
+    "denied": ("/denied/", WS),
 }
 out = {}
 
@@ -126,3 +164,9 @@ class TestWaitsOn:
         """A response that has begun isn't cut off: a stream whose first item takes a thread."""
         bodies = [told for _, told, _ in waiting_on["stream"][1:]]
         assert (waiting_on["stream"][0][1], "".join(bodies)) == (200, "ab")
+
+    @pytest.mark.parametrize("how", ["disconnected", "closed", "gone", "denied"])
+    def test_websocket_ended(self, waiting_on, how):
+        """What is left to do after a WebSocket has ended is done, whoever has ended it."""
+        assert how in waiting_on["ran"]
+        assert ["websocket.close", 1013, None] not in waiting_on[how]

@@ -16,6 +16,9 @@ from .._threads.lease import NONE, Lease
 
 TRY_AGAIN_LATER = 1013  # what a WebSocket is closed with
 
+# What an app sends first of its answer: from then on it is too late for another one.
+ANSWERS = {"http.response.start", "websocket.close", "websocket.http.response.start"}
+
 
 class Overloaded(HTTPException):
     """Answer requests yourself that have waited for a thread for too long.
@@ -50,7 +53,9 @@ def turning_away(
     lease.refusal = refusal = _Refusal(lease, seconds)
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
-        refusal.is_websocket = scope["type"] == "websocket"
+        if scope["type"] == "websocket":
+            refusal.is_websocket = True
+            receive, send = _until_closed(receive, refusal), _until_closed(send, refusal)
         answer = _Answer(refusal, send)
         try:
             await app(scope, receive, answer)
@@ -59,12 +64,33 @@ def turning_away(
                 raise
             # Raised in a middleware, outside of what handles an HTTPException.
             if refusal.is_websocket:
+                if answer.begun:
+                    raise
                 message = {"type": "websocket.close", "code": TRY_AGAIN_LATER}
                 await send({**message, "reason": "overloaded"})
             elif not answer.begun:
                 raise
 
     return call
+
+
+def _until_closed(call: Any, refusal: _Refusal) -> Any:
+    """Wrap `receive` or `send` of a WebSocket, to see when the client has closed it.
+
+    What the app does then is to clean up, which must not fail.
+    """
+
+    async def until_closed(*message: Any) -> Any:
+        try:
+            received = await call(*message)
+        except OSError:  # what `send` raises then
+            refusal.withdraw()
+            raise
+        if received is not None and received["type"] == "websocket.disconnect":
+            refusal.withdraw()
+        return received
+
+    return until_closed
 
 
 class _Refusal:
@@ -103,11 +129,11 @@ class _Answer:
         self.begun = False
 
     def __call__(self, message: Any) -> Any:
-        if message["type"] == "http.response.start" and not self.begun:
+        if message["type"] in ANSWERS and not self.begun:
             self.begun = True
             self._refusal.withdraw()  # a response that has begun would only be cut off
             raised = self._refusal.raised
-            if raised is not None and message["status"] == 500:
+            if raised is not None and message.get("status") == 500:
                 retry = [(name.lower(), value) for name, value in (raised.headers or {}).items()]
                 added = [(name.encode(), value.encode()) for name, value in retry]
                 headers = [*message.get("headers", ()), *added]
