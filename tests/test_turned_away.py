@@ -13,7 +13,7 @@ from functools import partial
 
 import anyio
 from fastapi import FastAPI, WebSocket
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 import fastapi_overflow
@@ -149,10 +149,38 @@ anyio.run(busy, during)
 print(json.dumps({**out, "ran": sorted(ran)}))
 """
 
+HANDLERS = """
+@app.websocket("/ws")
+async def ws(websocket: WebSocket):
+    await run_in_threadpool(ran.append, "ws")
+
+
+@app.exception_handler(503)
+async def unavailable(request, exc):
+    return JSONResponse({"path": request.url.path, "method": request.method}, 503, exc.headers)
+
+
+out = {}
+
+
+async def during(group):
+    out["sync"] = await call("/sync")
+    out["ws"] = await call("/ws", "websocket")
+
+
+anyio.run(busy, during)
+print(json.dumps(out))
+"""
+
 
 @pytest.fixture(scope="module")
 def waiting_on():
     return run_child(COMMON + WAITING_ON, env=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def handled():
+    return run_child(COMMON + HANDLERS, env=LIMIT)
 
 
 class TestWaitsOn:
@@ -170,3 +198,13 @@ class TestWaitsOn:
         """What is left to do after a WebSocket has ended is done, whoever has ended it."""
         assert how in waiting_on["ran"]
         assert ["websocket.close", 1013, None] not in waiting_on[how]
+
+
+class TestHandlers:
+    def test_of_status(self, handled):
+        """The app's own handler of 503 answers a request."""
+        assert handled["sync"][1][1] == '{"path":"/sync","method":"GET"}'
+
+    def test_websocket(self, handled):
+        """It isn't called for a WebSocket, which has no status: that is closed."""
+        assert handled["ws"] == [["websocket.close", 1013, None]]

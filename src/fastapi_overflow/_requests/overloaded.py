@@ -39,10 +39,14 @@ class Overloaded(HTTPException):
 
 
 class OverloadedWebSocket(WebSocketException, Overloaded):
-    """`Overloaded` for a WebSocket: it is closed as by any WebSocketException."""
+    """`Overloaded` for a WebSocket: it is closed as by any WebSocketException.
+
+    Without the status of an answer: the app's handler of 503 would be called with a WebSocket.
+    """
 
     def __init__(self, seconds: float) -> None:
         Overloaded.__init__(self, seconds)
+        self.status_code = TRY_AGAIN_LATER
         WebSocketException.__init__(self, TRY_AGAIN_LATER, "overloaded")
 
 
