@@ -8,7 +8,7 @@ import pytest
 from child_tools import run_child
 
 COMMON = """
-import json
+import contextlib, json, sys
 from functools import partial
 
 import anyio
@@ -19,8 +19,12 @@ from starlette.concurrency import run_in_threadpool
 import fastapi_overflow
 from child_tools import Door, until
 
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup  # anyio needs it there
+
 door = Door()
 ran = []
+out = {}
 app = FastAPI()
 
 
@@ -62,6 +66,10 @@ async def call(path, kind="http", received=(), fails=()):
     except Exception as exc:
         sent.append(["raised", type(exc).__name__, None])
     return sent
+
+
+async def tell(name, *args, **kwargs):
+    out[name] = await call(*args, **kwargs)
 
 
 async def busy(during):
@@ -130,19 +138,12 @@ CASES = {
     "gone": ("/gone", {**WS, "fails": ["websocket.send"]}),
     "denied": ("/denied/", WS),
 }
-out = {}
-
-
-async def patiently(name, *args, **kwargs):
-    out[name] = await call(*args, **kwargs)
-
-
 async def during(group):
     for name, (path, *rest) in CASES.items():
-        group.start_soon(partial(patiently, name, path, **(rest[0] if rest else {})))
+        group.start_soon(partial(tell, name, path, **(rest[0] if rest else {})))
     await until(lambda: fastapi_overflow.stats().waiting_first == len(CASES), "all of them wait")
     # It comes after them, so their time is up when it is turned away.
-    await patiently("last", "/sync")
+    await tell("last", "/sync")
 
 
 anyio.run(busy, during)
@@ -155,17 +156,55 @@ async def ws(websocket: WebSocket):
     await run_in_threadpool(ran.append, "ws")
 
 
+class InMiddleware:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        path = scope.get("path")
+        if path == "/caught":
+            with contextlib.suppress(fastapi_overflow.Overloaded):
+                await run_in_threadpool(ran.append, path)
+            raise ValueError
+        if path == "/instead":
+            try:
+                await run_in_threadpool(ran.append, path)
+            except fastapi_overflow.Overloaded as exc:
+                raise ValueError from exc
+        if path == "/group":
+            async with anyio.create_task_group() as group:
+                group.start_soon(run_in_threadpool, ran.append, path)
+        if path == "/groups":
+            await in_groups(fastapi_overflow.Overloaded)
+        if path == "/mixed":
+            await in_groups(fastapi_overflow.Overloaded, ValueError)
+        await self.app(scope, receive, send)
+
+
+async def in_groups(*kinds):
+    # Raises what a hop does, with an error of each further kind, in a group in a group.
+    try:
+        await run_in_threadpool(int)
+    except kinds[0] as exc:
+        error = exc
+    group = ExceptionGroup("inner", [error, *(kind() for kind in kinds[1:])])
+    raise ExceptionGroup("outer", [group])
+
+
+app.add_middleware(InMiddleware)
+
+
 @app.exception_handler(503)
 async def unavailable(request, exc):
     return JSONResponse({"path": request.url.path, "method": request.method}, 503, exc.headers)
 
 
-out = {}
-
-
-async def during(group):
-    out["sync"] = await call("/sync")
-    out["ws"] = await call("/ws", "websocket")
+async def during(_):
+    async with anyio.create_task_group() as group:
+        for name in ("sync", "caught", "instead", "group", "groups", "mixed"):
+            group.start_soon(tell, name, "/" + name)
+        group.start_soon(tell, "ws", "/ws", "websocket")
+        group.start_soon(tell, "ws in a group", "/group", "websocket")
 
 
 anyio.run(busy, during)
@@ -208,3 +247,22 @@ class TestHandlers:
     def test_websocket(self, handled):
         """It isn't called for a WebSocket, which has no status: that is closed."""
         assert handled["ws"] == [["websocket.close", 1013, None]]
+
+    @pytest.mark.parametrize("case", ["caught", "instead", "mixed"])
+    def test_other_error(self, handled, case):
+        """An error of the app's own is a 500, and raised, though the request was turned away."""
+        assert handled[case][0] == ["http.response.start", 500, None]
+        assert handled[case][-1][0] == "raised"
+
+    @pytest.mark.parametrize("case", ["group", "groups"])
+    def test_group(self, handled, case):
+        """Turned away in a task group of a middleware it is answered 503, and nothing is raised."""
+        assert [message[:2] for message in handled[case]] == [
+            ["http.response.start", 503],
+            ["http.response.body", "Internal Server Error"],
+        ]
+        assert handled[case][0][2] == "1"
+
+    def test_websocket_in_group(self, handled):
+        """There a WebSocket is closed too."""
+        assert handled["ws in a group"] == [["websocket.close", 1013, None]]

@@ -7,6 +7,7 @@ away only while it holds nothing and none of the app's sync code has run for it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -63,10 +64,10 @@ def turning_away(
         answer = _Answer(refusal, send)
         try:
             await app(scope, receive, answer)
-        except Overloaded as exc:
-            if exc is not refusal.raised:
+        except Exception as exc:
+            # Else raised in a middleware, outside of what handles an HTTPException.
+            if not refusal.is_all_of(exc):
                 raise
-            # Raised in a middleware, outside of what handles an HTTPException.
             if refusal.is_websocket:
                 if answer.begun:
                     raise
@@ -74,6 +75,8 @@ def turning_away(
                 await send({**message, "reason": "overloaded"})
             elif not answer.begun:
                 raise
+        finally:
+            refusal.raised.clear()  # their tracebacks lead here: a circle
 
     return call
 
@@ -104,7 +107,7 @@ class _Refusal:
         self._lease = lease
         self._seconds = seconds
         self.is_websocket = False
-        self.raised: Overloaded | None = None
+        self.raised: list[Overloaded] = []  # several, where hops are made side by side
 
     def holds_nothing(self) -> bool:
         """Tell whether the request has no thread, as far as is known, and has had none."""
@@ -116,15 +119,26 @@ class _Refusal:
 
     def error(self) -> Exception:
         kind = OverloadedWebSocket if self.is_websocket else Overloaded
-        self.raised = kind(self._seconds)
-        return self.raised
+        error = kind(self._seconds)
+        self.raised.append(error)
+        return error
+
+    def is_all_of(self, exc: BaseException | None) -> bool:
+        """Tell whether an error is what was raised here, or a group of nothing else."""
+        if not self.raised:
+            return False
+        if any(exc is error for error in self.raised):
+            return True
+        group = getattr(exc, "exceptions", None)  # not by class: Python 3.10 has none for it
+        return isinstance(group, tuple) and all(map(self.is_all_of, group))
 
 
 class _Answer:
     """The server's `send`: a middleware's hop that was turned away is a 503 too.
 
     An HTTPException raised in a middleware reaches no handler of the app but that of all errors,
-    which answers 500 and raises it again.
+    which answers 500 and raises it again. An answer that is sent while anything else is handled,
+    or nothing, is the app's own.
     """
 
     def __init__(self, refusal: _Refusal, send: Any) -> None:
@@ -136,8 +150,8 @@ class _Answer:
         if message["type"] in ANSWERS and not self.begun:
             self.begun = True
             self._refusal.withdraw()  # a response that has begun would only be cut off
-            raised = self._refusal.raised
-            if raised is not None and message.get("status") == 500:
+            if message.get("status") == 500 and self._refusal.is_all_of(sys.exc_info()[1]):
+                raised = self._refusal.raised[0]
                 retry = [(name.lower(), value) for name, value in (raised.headers or {}).items()]
                 added = [(name.encode(), value.encode()) for name, value in retry]
                 headers = [*message.get("headers", ()), *added]
