@@ -13,6 +13,7 @@ from functools import partial
 
 import anyio
 from fastapi import FastAPI, WebSocket
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -130,9 +131,14 @@ async def denied(scope, receive, send):
 
 
 app.mount("/denied", denied)
+zipped = FastAPI()
+zipped.add_middleware(GZipMiddleware)
+zipped.get("/stream")(stream)
+app.mount("/zipped", zipped)
 WS = {"kind": "websocket"}
 CASES = {
     "stream": ("/stream",),
+    "zipped": ("/zipped/stream",),
     "disconnected": ("/disconnected", {**WS, "received": ["websocket.disconnect"]}),
     "closed": ("/closed", WS),
     "gone": ("/gone", {**WS, "fails": ["websocket.send"]}),
@@ -227,10 +233,14 @@ class TestWaitsOn:
         """While these wait on, others that came after them are turned away."""
         assert waiting_on["last"][0] == ["http.response.start", 503, "1"]
 
-    def test_response_begun(self, waiting_on):
-        """A response that has begun isn't cut off: a stream whose first item takes a thread."""
-        bodies = [told for _, told, _ in waiting_on["stream"][1:]]
-        assert (waiting_on["stream"][0][1], "".join(bodies)) == (200, "ab")
+    @pytest.mark.parametrize("how", ["stream", "zipped"])
+    def test_response_begun(self, waiting_on, how):
+        """A response that has begun isn't cut off: a stream whose first item takes a thread.
+
+        Not either where a middleware keeps its beginning back until there is something to send.
+        """
+        bodies = [told for _, told, _ in waiting_on[how][1:]]
+        assert (waiting_on[how][0][1], "".join(bodies)) == (200, "ab")
 
     @pytest.mark.parametrize("how", ["disconnected", "closed", "gone", "denied"])
     def test_websocket_ended(self, waiting_on, how):

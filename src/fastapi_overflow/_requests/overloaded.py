@@ -81,6 +81,20 @@ def turning_away(
     return call
 
 
+def noting_answer(lease: Lease, send: Any) -> Any:
+    """Wrap `send` of a route, whose request isn't turned away any more once it has answered.
+
+    The server may be told later: GZipMiddleware keeps the beginning back until there is a body.
+    """
+
+    def send_and_note(message: Any) -> Any:
+        if message["type"] in ANSWERS:
+            lease.refusal = None
+        return send(message)
+
+    return send_and_note
+
+
 def _until_closed(call: Any, refusal: _Refusal) -> Any:
     """Wrap `receive` or `send` of a WebSocket, to see when the client has closed it.
 
