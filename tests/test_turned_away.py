@@ -217,6 +217,39 @@ anyio.run(busy, during)
 print(json.dumps(out))
 """
 
+SYNC_HANDLERS = """
+import sys
+
+
+@app.exception_handler(fastapi_overflow.Overloaded)
+def overloaded(request, exc):
+    ran.append("handler")
+
+
+class InMiddleware:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope.get("path") == "/middleware":
+            await run_in_threadpool(ran.append, "middleware")
+        await self.app(scope, receive, send)
+
+
+app.debug = sys.argv[1] == "debug"
+app.add_middleware(InMiddleware)
+
+
+async def during(_):
+    async with anyio.create_task_group() as group:
+        for name in ("sync", "middleware"):
+            group.start_soon(tell, name, "/" + name)
+
+
+anyio.run(busy, during)
+print(json.dumps({**out, "ran": ran}))
+"""
+
 
 @pytest.fixture(scope="module")
 def waiting_on():
@@ -276,3 +309,12 @@ class TestHandlers:
     def test_websocket_in_group(self, handled):
         """There a WebSocket is closed too."""
         assert handled["ws in a group"] == [["websocket.close", 1013, None]]
+
+    @pytest.mark.parametrize("mode", ["debug", "production"])
+    def test_sync_handler(self, mode):
+        """A handler that itself needs a thread is turned away in its turn; the answer is a 503."""
+        handled = run_child(COMMON + SYNC_HANDLERS, mode, env=LIMIT)
+        for name in ("sync", "middleware"):
+            assert handled[name][0] == ["http.response.start", 503, "1"]
+            assert handled[name][-1][0] == "http.response.body"
+        assert handled["ran"] == []

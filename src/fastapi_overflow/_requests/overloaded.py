@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException, WebSocketException
+from starlette.responses import PlainTextResponse
 
 from .._threads.lease import NONE, Lease
 
@@ -74,7 +75,10 @@ def turning_away(
                 message = {"type": "websocket.close", "code": TRY_AGAIN_LATER}
                 await send({**message, "reason": "overloaded"})
             elif not answer.begun:
-                raise
+                # What handles all errors needed a thread itself: a sync handler, the debug page.
+                error = refusal.raised[0]
+                response = PlainTextResponse(error.detail, error.status_code, error.headers)
+                await response(scope, receive, answer)
         finally:
             refusal.raised.clear()  # their tracebacks lead here: a circle
 
