@@ -3,9 +3,12 @@
 Run by pytest: apps in a process of their own, whose threads are all busy until the test says so.
 """
 
+import fastapi
 import pytest
+import starlette.exceptions
 
 from child_tools import run_child
+from fastapi_overflow import Overloaded
 
 COMMON = """
 import contextlib, json, sys
@@ -283,6 +286,11 @@ class TestWaitsOn:
 
 
 class TestHandlers:
+    def test_whose_exception(self):
+        """Handlers of Starlette's HTTPException get it, those of FastAPI's don't."""
+        assert issubclass(Overloaded, starlette.exceptions.HTTPException)
+        assert not issubclass(Overloaded, fastapi.HTTPException)
+
     def test_of_status(self, handled):
         """The app's own handler of 503 answers a request."""
         assert handled["sync"][1][1] == '{"path":"/sync","method":"GET"}'

@@ -29,6 +29,9 @@ class Overloaded(HTTPException):
     thread gets this exception where it waits: in the dependency, endpoint or middleware that calls
     sync code. It is a 503 with a `Retry-After` of as many seconds, and goes through the app's
     handlers and middleware like any other. A WebSocket is closed with code 1013.
+
+    It is Starlette's HTTPException, not FastAPI's: `except fastapi.HTTPException` lets it pass. Its
+    handler should be async, as a sync one waits for a thread in its turn.
     """
 
     def __init__(self, seconds: float) -> None:
