@@ -1,4 +1,4 @@
-"""Measure how long quiet routes wait beside busy ones, and what becomes of an overload.
+"""Measure how long quiet routes wait beside busy ones.
 
 Run by itself, in an environment with the tests' packages; each load is sent to a uvicorn of its
 own. It reports what it has found and judges nothing: a machine may be slow.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import collections
 import json
 import os
 import sys
@@ -118,39 +117,8 @@ async def beside(port: int, load: str, seconds: float, routes: list[str]) -> dic
     }
 
 
-async def overload(port: int, seconds: float) -> dict[str, Any]:
-    """Send three times what 40 threads can serve, with MAX_WAIT=1, and see what all of it gets."""
-    found: collections.Counter[int] = collections.Counter()
-    worst = 0.0
-    took = 0.5
-
-    async def one() -> None:
-        nonlocal worst
-        status, wait, _ = await get(port, f"/sleep?seconds={took}")
-        found[status] += 1
-        worst = max(worst, wait)
-
-    rate = 3 * 39 / took
-    began = time.perf_counter()
-    sent: list[asyncio.Task[None]] = []
-    while (elapsed := time.perf_counter() - began) < seconds:
-        sent += [asyncio.create_task(one()) for _ in range(int(rate * elapsed) - len(sent))]
-        await asyncio.sleep(0.01)
-    await asyncio.gather(*sent)
-    whole = time.perf_counter() - began
-    await asyncio.sleep(1)
-    now = json.loads((await get(port, "/stats"))[2])
-    return {
-        "statuses": dict(found),
-        "worst": round(worst, 3),
-        "served/s": round(found[200] / whole, 1),
-        "refused": now.get("refused"),
-        "waiting a second later": now["waiting_first"] + now["waiting_later"],
-        "threads a second later": now["threads_in_use"] - now["threads_lingering"],
-    }
-
-
 def serve(env: dict[str, str | None], measure: Any) -> Any:
+    """Return what `measure`, given a server's port and process, finds."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         command = ("-m", "uvicorn", "quiet_app:app", "--port", str(port), "--log-level", "warning")
@@ -159,13 +127,13 @@ def serve(env: dict[str, str | None], measure: Any) -> Any:
             sys.executable, *command, "--backlog", "4096", "--no-access-log", env=env, cwd=APPS
         ) as server:
             wait_until(lambda: answers(f"http://127.0.0.1:{port}/stats"), "the server", server)
-            return asyncio.run(measure(port))
+            return asyncio.run(measure(port, server.pid))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--loads", nargs="*", default=[*LOADS, "three quiet", "overload", "tuned"])
+    parser.add_argument("--loads", nargs="*", default=[*LOADS, "three quiet", "tuned"])
     parser.add_argument("--send", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.send:
@@ -178,25 +146,23 @@ def main() -> None:
 
     for load in LOADS:
         if load in args.loads:
-            report(load, {}, lambda port, load=load: beside(port, load, args.seconds, ["/health"]))
+            report(
+                load, {}, lambda port, _, load=load: beside(port, load, args.seconds, ["/health"])
+            )
     three = ["/health", "/health2", "/health3"]
     if "three quiet" in args.loads:
         report(
             "three quiet, sleeps 1 s",
             {},
-            lambda port: beside(port, "sleeps 1 s", args.seconds, three),
+            lambda port, _: beside(port, "sleeps 1 s", args.seconds, three),
         )
     if "tuned" in args.loads:
         off: dict[str, str | None] = {"FASTAPI_OVERFLOW_DISABLE": "1", "QUIET_TUNED": "1"}
         report(
             "database, hand-tuned",
             off,
-            lambda port: beside(port, "database", args.seconds, ["/health"]),
+            lambda port, _: beside(port, "database", args.seconds, ["/health"]),
         )
-    if "overload" in args.loads:
-        for wait in (None, "1"):
-            env: dict[str, str | None] = {"FASTAPI_OVERFLOW_MAX_WAIT": wait}
-            report(f"overload, MAX_WAIT={wait}", env, lambda port: overload(port, 5))
 
 
 if __name__ == "__main__":
