@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from .shares import Share
 
 
-MOST_KEPT = 1 << 20  # where a stall may add threads without a bound
-
-
 class Dispatcher:
     """Gives tokens to hops, and takes them back.
 
@@ -106,6 +103,7 @@ class Dispatcher:
             lease is not None
             and lease.token == LINGERING
             and (not lease.answered or leaves or self._goes_on(lease, func))
+            and (not lease.extra or self._keeps_lent(borrower, lease, func))
         ):
             del tokens.lingering[lease]
             lease.token = BUSY
@@ -134,6 +132,17 @@ class Dispatcher:
         if self.reports_hops:
             self._observer.hop_began(borrower, 0.0)
         return True
+
+    def _keeps_lent(self, borrower: object, lease: Lease, func: object) -> bool:
+        """Tell whether a hop keeps the extra token that lingers in a stall; else give that back."""
+        kinds, tokens = self.waiters.by_kind, self.tokens
+        if kinds is None or lease in tokens.quiet:
+            return True
+        if kinds.goes_on(borrower, lease, func, tokens.room_to_grow() + 1):
+            return True
+        self.lingering.end((lease,))
+        self.give_back((lease,))
+        return False
 
     def _may_be_quiet(self, lease: Lease | None) -> bool:
         """Tell whether a first hop may have a quiet token.
@@ -243,6 +252,8 @@ class Dispatcher:
             return
         if lease.extra:
             self.finished_extra += lease not in self.tokens.quiet
+            if self.waiters.by_kind is not None:
+                self.waiters.by_kind.ended(borrower)
         else:
             self.finished += 1
         if (
@@ -263,6 +274,8 @@ class Dispatcher:
         lease = self.tokens.borrowers.pop(borrower)
         if self.reports_hops:
             self._observer.hop_ended(borrower, False)
+        if self.waiters.by_kind is not None:
+            self.waiters.by_kind.ended(borrower)
         self.give_back(() if lease is None else (lease,))
 
     def _is_needed_back(self) -> bool:
@@ -379,16 +392,20 @@ class Dispatcher:
 
                 kinds = ByKind()
                 waiters.order_by(kinds)
-            # With hops within hops half is kept for requests that were lent one already: outer hops
-            # got all threads otherwise, and inner ones, which they wait for, none.
-            kept = int(min(self.tokens.stall_threads, MOST_KEPT)) // 2 if kinds.nested else 0
-            for _ in range(self._room(most)):
-                room = tokens.room_to_grow()
-                if waiters.by_kind is None or (later := kinds.next(room, kept)) is None:
+            room = self._room(most)
+            admitted = 0
+            while admitted < room:
+                later = kinds.next(tokens.room_to_grow())
+                if later is None:
                     break
+                admitted += 1
                 if later.lease is not None:
                     later.lease.lent += 1
                 self._admit(later, extra=True)
+                if not later.granted:
+                    kinds.ended(later.borrower)
+            if room and not admitted:
+                kinds.keep_less()
         self._assign()  # what waits beside those who were admitted may have been promoted
 
     def relieve(self, most: int) -> None:

@@ -64,9 +64,10 @@ class TokenPool:
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
-    # until it is served, up to the bound; where others get the reserve before it for too long, the
-    # stall watch adds threads by age. Work after the response, which waits without right of way,
-    # is a later hop in all of this: it may hold something.
+    # until it is served, up to the bound; hops of one kind get no more than half of that until
+    # nobody else comes. Where others get the reserve before it for too long, the stall watch adds
+    # threads by age. Work after the response, which waits without right of way, is a later hop in
+    # all of this: it may hold something.
     # Assumes: the event loop's thread only; no await between a check and what it allows; whoever
     # takes a token gives it back; what is held across hops was not got in a hop that still waits.
 
@@ -265,11 +266,6 @@ class TokenPool:
     def stall_is_over(self) -> None:
         """Forget which kinds of hops have got threads beyond the limit."""
         self._waiters.order_by(None)
-
-    def start_growth_over(self) -> None:
-        """Grow from now on as if a stall had only begun."""
-        if self._waiters.by_kind is not None:
-            self._waiters.by_kind.start_over()
 
     def look_at_gate(self) -> None:
         """Have the gate look at how many threads wait for connections."""

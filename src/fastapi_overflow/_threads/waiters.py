@@ -11,7 +11,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from .lease import MANY_HOPS, Waiter
+from .lease import MANY_HOPS, Lease, Waiter
 from .shares import FairQueue, Share, Shares
 
 if TYPE_CHECKING:  # as in `clock`
@@ -21,16 +21,20 @@ if TYPE_CHECKING:  # as in `clock`
 
         def add(self, waiter: Waiter) -> None: ...
 
-        nested: bool
-
-        def next(self, room: float, kept: int) -> Waiter | None:
+        def next(self, room: float) -> Waiter | None:
             """Return the first that still waits and may have one of the threads left."""
+
+        def goes_on(self, borrower: object, lease: Lease, func: object, room: float) -> bool:
+            """Tell whether a request keeps the thread that it was lent."""
+
+        def keep_less(self) -> None:
+            """Return somebody where none of the threads left were for those who wait."""
+
+        def ended(self, borrower: object) -> None:
+            """Take note that a hop has ended."""
 
         def purge(self) -> None:
             """Drop those who don't wait any longer."""
-
-        def start_over(self) -> None:
-            """Take them as if none had been chosen yet."""
 
         def __len__(self) -> int:
             """Return how many entries there are, stale ones included."""
