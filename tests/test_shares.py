@@ -22,22 +22,26 @@ pytestmark = pytest.mark.anyio
 class RoutedHop(Hop):
     """The first hop of a request to a route, or a later one."""
 
-    def __init__(self, limiter, group, route, before=0, answered=False):
+    def __init__(self, limiter, group, route, before=0, background=False, answered=False, made=0):
         super().__init__(limiter)
         self.route = route
         self._before = before
+        self._made = made
+        self._background = background
         self._answered = answered
         group.start_soon(self._request)
 
     async def _request(self):
         lease = self.limiter.pool.open_lease()
         lease.route = self.route
+        lease.hops += self._made
         reset = current_lease.set(lease)
         try:
             for _ in range(self._before):
                 async with self.limiter:
                     pass
             lease.answered = self._answered
+            lease.in_background = self._background
             await self()
         finally:
             self.limiter.pool.close_lease(lease)
@@ -161,6 +165,20 @@ class TestFairShare:
             assert running(new) == 1
             end(under_way, new)
 
+    async def test_after_the_response(self, monkeypatch):
+        """So do those that have been answered: they may hold a connection until the next hop."""
+        limiter, _ = make_limiter(monkeypatch, 3, reserve=0)
+        async with requests(limiter) as group:
+            busy = hops(limiter, group, "busy", 3)
+            await settle(limiter)
+            new = hops(limiter, group, "quiet", 3)
+            leaving = hops(limiter, group, "busy", 3, made=3, answered=True)
+            await settle(limiter)
+            end(busy)
+            await settle(limiter)
+            assert (running(leaving), running(new)) == (3, 0)
+            end(busy, leaving, new)
+
 
 class TestQuietRoute:
     async def test_beyond_the_limit(self, monkeypatch):
@@ -283,7 +301,7 @@ class TestBackground:
         """What is left to do after the response has a share of its own."""
         limiter, _ = make_limiter(monkeypatch, 4, reserve=0)
         async with requests(limiter) as group:
-            background = hops(limiter, group, "route", 20, answered=True)
+            background = hops(limiter, group, "route", 20, background=True)
             await settle(limiter)
             new = hops(limiter, group, "route", 20)
             await settle(limiter)
@@ -298,7 +316,7 @@ class TestBackground:
         """A request under way that has been answered waits for its next thread by fair share."""
         limiter, _ = make_limiter(monkeypatch, 4, reserve=0)
         async with requests(limiter) as group:
-            background = hops(limiter, group, "route", 20, before=before, answered=True)
+            background = hops(limiter, group, "route", 20, before=before, background=True)
             await settle(limiter)
             new = hops(limiter, group, "other", 20)
             await settle(limiter)
@@ -315,7 +333,7 @@ class TestBackground:
         async with requests(limiter) as group:
             busy = hops(limiter, group, "busy", 20)
             await settle(limiter)
-            background = hops(limiter, group, "quiet", 2, answered=True)
+            background = hops(limiter, group, "quiet", 2, background=True)
             await settle(limiter)
             assert running(background) == 0
             end(busy, background)
@@ -324,7 +342,7 @@ class TestBackground:
         """It may hold a connection: where nothing else moves it gets the reserve."""
         limiter, _ = make_limiter(monkeypatch, 4)
         async with requests(limiter) as group:
-            background = hops(limiter, group, "route", 1, before=1, answered=True)
+            background = hops(limiter, group, "route", 1, before=1, background=True)
             await settle(limiter)
             busy = hops(limiter, group, "route", 20)
             await settle(limiter)
@@ -345,7 +363,7 @@ class TestBackground:
             current_lease.set(lease)
             async with limiter:
                 await connections.acquire()
-            lease.answered = True
+            lease.in_background = 1
             for _ in range(10):
                 await anyio.lowlevel.checkpoint()
             async with limiter:

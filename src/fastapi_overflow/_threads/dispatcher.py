@@ -29,7 +29,7 @@ class Dispatcher:
 
     Regular tokens go to requests under way first, the deepest before others, then in turn to those
     at their second hop and by fair share: to new ones, as far as the gate is open, and to the work
-    of requests that have been answered. Those of the reserve go to the later hop of the request
+    of background tasks. Those of the reserve go to the later hop of the request
     that has made most hops, quiet ones to new requests of routes that have no thread. Who gets one
     of the growth is decided by `ByKind`, when the stall watch says so.
 
@@ -90,19 +90,16 @@ class Dispatcher:
         lease: Lease | None,
         depth: int,
         func: object = None,
-        *,
-        leaves: bool = False,
     ) -> bool:
         """Take a token without waiting, if the invariants allow it; tell whether they do.
 
         :param func: what the hop will call, as far as is known
-        :param leaves: whether the hop leaves a dependency: then it isn't work in the background
         """
         tokens = self.tokens
         if (
             lease is not None
             and lease.token == LINGERING
-            and (not lease.answered or leaves or self._goes_on(lease, func))
+            and (not lease.in_background or self._goes_on(lease, func))
             and (not lease.extra or self._keeps_lent(borrower, lease, func))
         ):
             del tokens.lingering[lease]
@@ -150,7 +147,9 @@ class Dispatcher:
         Only a request whose route is known: before that all requests look alike. A limiter that is
         used by itself keeps to its limit. And nobody waits for what is done in the background.
         """
-        if lease is None or lease.route is None or lease.answered or not self.tokens.has_quiet():
+        if lease is None or lease.route is None or lease.in_background:
+            return False
+        if not self.tokens.has_quiet():
             return False
         self.count_shares()
         return not self.shares.has_threads(lease.route)
@@ -169,7 +168,7 @@ class Dispatcher:
         self.shares.end((*borrowers.values(), *self.tokens.lingering))
 
     def _goes_on(self, lease: Lease, func: object) -> bool:
-        """Tell whether work after the response keeps the token that lingers; else it is given back.
+        """Tell whether a background task keeps the token that lingers; else it is given back.
 
         It does unless somebody else is next: a hop with right of way, or by fair share. Never a
         quiet token: those are for requests whose clients wait.

@@ -66,8 +66,8 @@ class TokenPool:
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
     # until it is served, up to the bound; hops of one kind get no more than half of that until
     # nobody else comes. Where others get the reserve before it for too long, the stall watch adds
-    # threads by age. Work after the response, which waits without right of way, is a later hop in
-    # all of this: it may hold something.
+    # threads by age. One of a background task, which has no right of way, is a later hop in all of
+    # this: it may hold something.
     # Assumes: the event loop's thread only; no await between a check and what it allows; whoever
     # takes a token gives it back; what is held across hops was not got in a hop that still waits.
 
@@ -153,7 +153,7 @@ class TokenPool:
         """
         if lease.token != LINGERING:
             return False
-        return self._dispatcher.take(borrower, lease, lease.hops, leaves=True)
+        return self._dispatcher.take(borrower, lease, lease.hops)
 
     def linger_anew(self, lease: Lease) -> None:
         """Have the token of `lease`, if it lingers, do so as if it had only begun."""

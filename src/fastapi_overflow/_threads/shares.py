@@ -18,7 +18,7 @@ from .lease import BUSY, Lease, Waiter
 class Share:
     """What one route has of the threads: an endpoint, or what a hop calls where none is known.
 
-    The background work of a route, after its response, has a share of its own.
+    The background tasks of a route have a share of their own.
 
     :ivar key: by which it is found: of the ids of the route's parts
     :ivar threads: tokens that its requests have, in use or lingering
@@ -101,7 +101,7 @@ class Shares:
                 key = id(parts[0])
             else:
                 key = tuple([part if type(part) is str else id(part) for part in parts])
-        if lease is not None and lease.answered:
+        if lease is not None and lease.in_background:
             key = "background", key
         share = self._shares.get(key)
         if share is None:
