@@ -385,6 +385,42 @@ class TestBackground:
                 clock.advance(0.5)
         assert answered == 50
 
+    async def test_gives_a_quiet_token_up(self, monkeypatch):
+        """It doesn't keep the thread beyond the limit of its first hop, even if nobody waits."""
+        pool, leases = pool_of(["busy"] * 7 + ["route"], limit=8, reserve=1)
+        assert pool.snapshot().quiet == 1
+        lease = leases[-1]
+        pool.finish(lease)
+        lease.in_background = 1
+        assert pool.start_acquire(lease, lease) is None
+        pool._check()
+        assert (pool.snapshot().quiet, pool.running) == (0, 8)
+
+    async def test_leaves_its_route_without(self, monkeypatch):
+        """When it takes its route's last thread along, the next request gets a quiet one."""
+        pool, leases = pool_of(["busy"] * 7 + ["route"], limit=8, reserve=0)
+        new = pool.open_lease()
+        new.route = "route"
+        waiter = pool.start_acquire(new, new)
+        assert not waiter.granted
+        pool.finish(leases[-1])
+        leases[-1].in_background = 1
+        assert pool.start_acquire(leases[-1], leases[-1]) is None
+        pool._check()
+        assert waiter.granted
+
+
+def pool_of(routes, limit, reserve):
+    """Return a pool, and the leases of requests to these routes whose first hops run."""
+    pool = TokenPool(Virtual(), limit, reserve)
+    leases = []
+    for route in routes:
+        lease = pool.open_lease()
+        lease.route = route
+        assert pool.start_acquire(lease, lease) is None
+        leases.append(lease)
+    return pool, leases
+
 
 class TestHostileRoutes:
     @given(FUNCTIONS)

@@ -137,8 +137,7 @@ class Dispatcher:
             return True
         if kinds.goes_on(borrower, lease, func, tokens.room_to_grow() + 1):
             return True
-        self.lingering.end((lease,))
-        self.give_back((lease,))
+        self._let_go(lease)
         return False
 
     def _may_be_quiet(self, lease: Lease | None) -> bool:
@@ -173,28 +172,36 @@ class Dispatcher:
         It does unless somebody else is next: a hop with right of way, or by fair share. Never a
         quiet token: those are for requests whose clients wait.
         """
+        if lease in self.tokens.quiet:
+            self._let_go(lease)
+            return False
         if not self.shares.counting:
             return True
         share = lease.share
         background = self.shares.of(lease, func)
         waiters = self.waiters
         if waiters.size:
-            is_next = not waiters.urgent and lease not in self.tokens.quiet
+            is_next = not waiters.urgent
             if is_next and not (lease.extra or self.tokens.has_regular()):
                 rival = waiters.fairest(self.gate_is_open())
                 threads = background.threads - (share is background)
                 is_next = rival is None or threads < rival.share.threads
             if not is_next:
                 self.shares.forget(background)
-                self.lingering.end((lease,))
-                self.give_back((lease,))
+                self._let_go(lease)
                 return False
         if share is not background:
             background.threads += 1
             lease.share = background
             if share is not None:
                 waiters.has_fewer(share)
+                self._assign()  # its route may have no thread now, and somebody wait for one
         return True
+
+    def _let_go(self, lease: Lease) -> None:
+        """Have a token linger no longer."""
+        self.lingering.end((lease,))
+        self.give_back((lease,))
 
     def _grant(
         self,
