@@ -190,8 +190,8 @@ class TestQuietRoute:
             quiet = hops(limiter, group, "quiet", 2)
             await settle(limiter)
             assert (running(busy), running(quiet)) == (7, 1)
+            assert limiter.pool.counters.quiet_used == 1
             end(busy, quiet)
-        assert limiter.pool.counters.quiet_used == 1
 
     async def test_two_at_most(self, monkeypatch):
         """There are two such threads, however many quiet routes there are."""
@@ -259,6 +259,26 @@ class TestQuietRoute:
             assert limiter.pool.snapshot().extra == 0
             assert limiter.pool._dispatcher.tokens.has_reserved()
             end(under_way, busy, quiet, late)
+
+    async def test_behind_one_that_has_ended(self, monkeypatch):
+        """A route gets it though the hop before it is of a request that has ended meanwhile."""
+        pool, leases = pool_of(["busy"] * 8 + ["slow", "slower"], limit=8, reserve=0)
+        waiters = []
+        for route in ("ended", "quiet"):
+            lease = pool.open_lease()
+            lease.route = route
+            waiters.append(pool.start_acquire(lease, lease))
+        pool._close_lease(waiters[0].lease)
+        pool._check()
+        pool.finish(leases[-1])
+        pool._close_lease(leases[-1])
+        pool._check()
+        assert [waiter.granted for waiter in waiters] == [False, True]
+        for lease in leases[:3]:
+            pool.finish(lease)
+            pool._close_lease(lease)
+            pool._check()
+        assert waiters[0].granted
 
     async def test_hides_no_stall(self, monkeypatch):
         """Health checks that are answered don't keep a stalled pool from growing."""

@@ -143,6 +143,8 @@ class TokenPool:
 
     def _close_lease(self, lease: Lease) -> None:
         self._callers.close_lease(lease)
+        for waiter in lease.waiting_first or ():
+            self._waiters.outlives(waiter)
         if lease.token == LINGERING:
             self._dispatcher.give_back(self._dispatcher.lingering.end((lease,)))
 

@@ -137,12 +137,12 @@ class _Line:
         self.hops: deque[Waiter] = deque()
         self.size = 0  # who wait
 
-    def drop_stale(self) -> None:
+    def drop_stale(self, queue: FairQueue) -> None:
         hops = self.hops
-        while hops and hops[0].queue is None:
+        while hops and hops[0].queue is not queue:  # another one since, maybe
             hops.popleft()
         if len(hops) > 2 * self.size + 16:
-            self.hops = deque(hop for hop in hops if hop.queue is not None)
+            self.hops = deque(hop for hop in hops if hop.queue is queue)
 
 
 class FairQueue:
@@ -187,7 +187,7 @@ class FairQueue:
         line = self.lines[share]
         line.size -= 1
         if line.size:
-            line.drop_stale()
+            line.drop_stale(self)
         else:
             del self.lines[share]
             if len(self.lines) < 2:

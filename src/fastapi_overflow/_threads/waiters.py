@@ -91,7 +91,8 @@ class WaiterQueue:
     :ivar first: how many first hops wait
     :ivar later: how many later ones
     :ivar background: those of them that have no right of way: of background tasks
-    :ivar routed: first hops of requests whose route is known, but for background tasks
+    :ivar routed: first hops of requests that go on and whose route is known, but for background
+        tasks
     :ivar others: the other first hops
     :ivar size: how many of both; looked at for every hop
     :ivar first_since: time.monotonic() since which the oldest first hop has waited, None without
@@ -267,6 +268,12 @@ class WaiterQueue:
         self._add_later(waiter)
         self.later_since = self.oldest_later().since
 
+    def outlives(self, waiter: Waiter) -> None:
+        """Take note that the request of a waiting first hop has ended: it can't keep a token."""
+        if waiter.queue is self.routed:
+            self.routed.remove(waiter)
+            self.others.add(waiter)
+
     def oldest(self) -> Waiter:
         """Return who has waited longest, first or later hop."""
         if not self.later:
@@ -295,10 +302,7 @@ class WaiterQueue:
         if not self.routed.size:
             return None
         waiter = self.routed.next()
-        lease = waiter.lease
-        # One that is closed can't keep the token.
-        is_quiet = not waiter.share.threads and lease is not None and not lease.closed
-        return waiter if is_quiet else None
+        return None if waiter.share.threads else waiter
 
     def in_turn(self, first_too: bool = True) -> Waiter:
         """Return the oldest hop with right of way and the one that is next by fair share in turn.
