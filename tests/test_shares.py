@@ -3,6 +3,9 @@
 Run by pytest, without threads: a hop here waits in the event loop, until a test ends it.
 """
 
+import gc
+from weakref import ref
+
 import anyio
 import pytest
 from hypothesis import given
@@ -12,7 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiter import OverflowLimiter
+from fastapi_overflow._threads.lease import Lease, Waiter
 from fastapi_overflow._threads.pool import TokenPool
+from fastapi_overflow._threads.shares import FairQueue, Shares
 from limiter_tools import STALL_SECONDS, Hop, ManualClock, make_limiter, requests, settle, stall
 from test_model import FUNCTIONS
 
@@ -440,6 +445,31 @@ def pool_of(routes, limit, reserve):
         assert pool.start_acquire(lease, lease) is None
         leases.append(lease)
     return pool, leases
+
+
+class TestFairQueue:
+    def test_forgets_routes(self):
+        """Routes of which nobody waits any longer leave nothing, whoever goes on to wait."""
+        shares, queue = Shares(), FairQueue()
+        waiters = []
+        for number in range(1000):
+            lease = Lease(None, 0, lambda: None)
+            lease.route = lambda: None
+            waiter = Waiter(None, lease, 0, Future(), None)
+            waiter.arrival = number
+            waiter.share = shares.of(lease, None)
+            queue.add(waiter)
+            waiters.append(waiter)
+        route = ref(waiters[500].lease.route)
+        while len(waiters) > 2:
+            waiter = waiters.pop(1)
+            queue.remove(waiter)
+            shares.forget(waiter.share)
+        queue.check()
+        del waiter, lease
+        gc.collect()
+        assert route() is None
+        assert queue.next() is waiters[0]
 
 
 class TestHostileRoutes:

@@ -154,7 +154,8 @@ class FairQueue:
         1. A share has a line if and only if some of its hops wait here; the first of a line is
            never stale.
         2. While there are several lines, each has an entry in the order that is not above what it
-           would be now. So the first entry, once it is as it would be now, is who is next.
+           would be now. So the first entry, once it is as it would be now, is who is next. There
+           are no more than twice as many as lines, plus 17; without several lines none.
     """
 
     __slots__ = ("_order", "lines", "size")
@@ -192,6 +193,8 @@ class FairQueue:
             del self.lines[share]
             if len(self.lines) < 2:
                 self._order.clear()
+            elif len(self._order) > 2 * len(self.lines) + 16:
+                self._put_in_order()
 
     def next(self) -> Waiter:
         """Return who is next; somebody must wait."""
@@ -222,10 +225,14 @@ class FairQueue:
         if len(lines) < 2:
             return
         if not order or len(order) > 2 * len(lines) + 16:
-            order[:] = [(s.threads, each.hops[0].arrival, s) for s, each in lines.items()]
-            heapify(order)
+            self._put_in_order()
         else:
             heappush(order, (share.threads, line.hops[0].arrival, share))
+
+    def _put_in_order(self) -> None:
+        order = self._order
+        order[:] = [(s.threads, line.hops[0].arrival, s) for s, line in self.lines.items()]
+        heapify(order)
 
     def check(self) -> None:
         """Assert the invariants, for the tests."""
