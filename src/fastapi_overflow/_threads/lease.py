@@ -118,6 +118,7 @@ class Waiter:
     """
 
     __slots__ = (
+        "__weakref__",
         "arrival",
         "borrower",
         "depth",
