@@ -31,7 +31,7 @@ class Dispatcher:
     at their second hop and by fair share: to new ones, as far as the gate is open, and to the work
     of background tasks. Those of the reserve go to the later hop of the request
     that has made most hops, quiet ones to new requests of routes that have no thread. Who gets one
-    of the growth is decided by `ByKind`, when the stall watch says so.
+    of the growth is decided by `Growth`, when the stall watch says so.
 
     What must hold is among the pool's invariants.
 
@@ -325,23 +325,24 @@ class Dispatcher:
                 if tokens.quiet and self.gate_is_open() and not waiters.urgent:
                     tokens.make_regular()
                     continue
-                self._admit(waiters.under_way() or waiters.in_turn(self.gate_is_open()))
+                self.admit(waiters.under_way() or waiters.in_turn(self.gate_is_open()))
             elif waiters.later and tokens.has_reserved():
-                self._admit(waiters.deepest(), extra=True)
+                self.admit(waiters.deepest(), extra=True)
             elif (
                 waiters.routed.size
                 and tokens.has_quiet()
                 and (waiter := waiters.without_thread()) is not None
             ):
-                self._admit(waiter, extra=True, quiet=True)
+                self.admit(waiter, extra=True, quiet=True)
             elif self._owes_reserve and tokens.has_reserved():
-                self._admit(waiters.oldest(), extra=True)
+                self.admit(waiters.oldest(), extra=True)
                 self._owes_reserve = False
             else:
                 return
         self._owes_reserve = False
 
-    def _admit(self, waiter: Waiter, extra: bool = False, quiet: bool = False) -> None:
+    def admit(self, waiter: Waiter, extra: bool = False, quiet: bool = False) -> None:
+        """Have a waiter leave the queue with a token, be one free or not."""
         lease = waiter.lease
         share = waiter.share
         if share is None and lease is not None:
@@ -383,54 +384,14 @@ class Dispatcher:
 
     # ---- called through the stall watch
 
-    def grow(self, most: int) -> None:
-        """Let up to `most` of those that wait run although no token is free for them."""
-        waiters, tokens = self.waiters, self.tokens
-        if not waiters.later:
-            # All threads wait for something and only new requests are left: the rest of the limit
-            # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
-            while tokens.has_reserved() and (waiter := waiters.fairest()) is not None:
-                self._admit(waiter, extra=True)
-        else:
-            kinds = waiters.by_kind
-            if kinds is None:
-                from .growth import ByKind  # late: most processes never stall
-
-                kinds = ByKind()
-                waiters.order_by(kinds)
-            room = self._room(most)
-            admitted = 0
-            while admitted < room:
-                later = kinds.next(tokens.room_to_grow())
-                if later is None:
-                    break
-                admitted += 1
-                if later.lease is not None:
-                    later.lease.lent += 1
-                self._admit(later, extra=True)
-                if not later.granted:
-                    kinds.ended(later.borrower)
-            if room and not admitted:
-                kinds.keep_less()
-        self._assign()  # what waits beside those who were admitted may have been promoted
-
-    def relieve(self, most: int) -> None:
-        """Let those run who have waited longest behind others that go on for ever."""
-        if self.waiters.later:
-            for _ in range(self._room(most)):
-                if not self.waiters.later:
-                    break
-                self._admit(self.waiters.oldest_later(), extra=True)
-            self._assign()
-        elif self.tokens.spare:
-            self._owes_reserve = True  # only new requests: they get no thread beyond the limit
+    def owe_reserve(self) -> None:
+        """Give the next token of the reserve to the oldest hop of all, be it a first one."""
+        if self.tokens.spare:
+            self._owes_reserve = True
             self.give_back(self.lingering.end_oldest(1, extra=True))
 
-    def _room(self, most: int) -> int:
-        return max(int(min(most, self.tokens.room_to_grow())), 0)
-
     def reassign(self) -> None:
-        """Serve those who may go on now that the gate stands differently."""
+        """Serve those who may go on now, after a change from outside: of the gate, by growth."""
         self._assign()
 
     def check(self) -> None:

@@ -20,6 +20,7 @@ from .stall_watch import StallWatch
 
 if TYPE_CHECKING:
     from .clock import Clock
+    from .growth import Growth
     from .observer import Observer
     from .snapshot import Snapshot
 
@@ -259,11 +260,16 @@ class TokenPool:
 
     def grow(self, most: int) -> None:
         """Let up to `most` of those that wait run although no token is free for them."""
-        self._dispatcher.grow(most)
+        self._growth().grow(most)
 
     def relieve(self, most: int) -> None:
         """Let those run who have waited longest behind others that go on for ever."""
-        self._dispatcher.relieve(most)
+        self._growth().relieve(most)
+
+    def _growth(self) -> Growth:
+        from .growth import Growth  # late: most processes never stall
+
+        return Growth(self._dispatcher)
 
     def stall_is_over(self) -> None:
         """Forget which kinds of hops have got threads beyond the limit."""
