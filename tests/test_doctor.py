@@ -111,6 +111,7 @@ class TestProtected:
             "starlette.applications.Starlette.__call__": "in place",
             "starlette.routing.Route.handle": "in place",
             "starlette.routing.WebSocketRoute.handle": "in place",
+            "starlette.background.BackgroundTask.__call__": "in place",
             "fastapi.routing.APIRoute.handle": "in place",
             "fastapi.concurrency.run_in_threadpool": "in place",
             "fastapi.concurrency.iterate_in_threadpool": "in place",

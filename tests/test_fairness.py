@@ -176,16 +176,25 @@ class TestHungResource:
             end_all(hops)
 
     async def test_doubles(self, monkeypatch):
-        """While nothing finishes, a stalled pool grows by 1, 2, 4, ... threads at a time."""
+        """While nothing finishes, a stalled pool grows by 1, 2, 4, ..., by half at first."""
         limiter, clock = make_limiter(monkeypatch, 20)
         async with requests(limiter) as group:
             hops = await second_hops(limiter, group, 60)
             await stall(limiter, clock)  # the hops before count as progress
             sizes = []
-            for _ in range(6):
+            for _ in range(4):
                 await stall(limiter, clock)
                 sizes.append(limiter.borrowed_tokens)
-            assert sizes == [21, 23, 27, 35, 40, 40]
+            assert sizes == [21, 23, 27, 30]
+            end_all(hops)
+
+    async def test_keeps_less(self, monkeypatch):
+        """Hops of one kind get the other half too if nobody comes that it is kept for."""
+        limiter, clock = make_limiter(monkeypatch, 20)
+        async with requests(limiter) as group:
+            hops = await second_hops(limiter, group, 60)
+            await stall(limiter, clock, 20)
+            assert limiter.borrowed_tokens == 40
             end_all(hops)
 
     async def test_starts_over(self, monkeypatch):

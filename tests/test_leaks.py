@@ -16,10 +16,13 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 
 import fastapi_overflow
+from fastapi_overflow._requests import limiters
+from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiter import OverflowLimiter
 from fastapi_overflow._threads.lease import Lease
 from limiter_tools import as_request, requests, settle
 from support import run_python
+from test_overload import Refusal
 
 fastapi_overflow.patch()
 
@@ -190,6 +193,25 @@ class TestLoops:
                 waiter = asyncio.ensure_future(limiter.acquire_on_behalf_of("x"))
                 await asyncio.sleep(0)
                 waiter.cancel()
+            return weakref.ref(asyncio.get_running_loop()), weakref.ref(limiter)
+
+        assert collected(*asyncio.run(main()))
+
+    def test_patience(self):
+        """So is one in which a request was served that might have been turned away later."""
+
+        async def main():
+            limiter = OverflowLimiter(1, max_wait=3600)
+            limiters._limiters.set(limiter)  # the loop's own
+
+            async def app():
+                current_lease.get().refusal = Refusal()
+                async with limiter:
+                    await anyio.lowlevel.checkpoint()
+
+            async with requests(limiter) as group:
+                for _ in range(3):
+                    group.start_soon(as_request, limiter, app)
             return weakref.ref(asyncio.get_running_loop()), weakref.ref(limiter)
 
         assert collected(*asyncio.run(main()))

@@ -86,6 +86,10 @@ async def other(self, event, get, put):
     return await original(self, event, get, put)
 """,
 }
+OTHER_METHOD = """
+async def other(this):
+    return await original(this)
+"""
 OTHER_PARAMETERS["Route.handle"] = OTHER_PARAMETERS["Starlette.__call__"]
 OTHER_PARAMETERS["WebSocketRoute.handle"] = OTHER_PARAMETERS["Starlette.__call__"]
 OTHER_PARAMETERS["APIRoute.handle"] = OTHER_PARAMETERS["Starlette.__call__"]
@@ -94,6 +98,8 @@ OTHER_PARAMETERS["run_in_threadpool"] = OTHER_PARAMETERS["run_sync"]
 
 def _cases():
     for point in TABLE:
+        if point.is_optional:
+            continue
         # anyio's limiter function may be any callable and takes no parameters.
         wrong = list(CHANGES) if point.parameters else ["gone"]
         if point.attribute.endswith(".handle"):
@@ -150,6 +156,39 @@ class TestUnknownShape:
         answers = 'assert answer() == "fine"' if works else ""
         other = OTHER_PARAMETERS.get(point.attribute, "")
         child(BEFORE_OURS, OTHER_KIND, other, damage, CHECKS, check, answers)
+
+
+class TestOptional:
+    @pytest.mark.parametrize("change", [*CHANGES, "module gone"])
+    def test_all_others_are_patched(self, child, change):
+        """Where a row is not as expected that an app doesn't need, the others are in place."""
+        (point,) = [point for point in TABLE if point.is_optional]
+        changed = CHANGES.get(change, "delattr(module, 'BackgroundTask')")
+        damage = f"""
+        @before_ours({point.module!r})
+        def damage(module):
+            global original
+            owner, name = module.BackgroundTask, "__call__"
+            original = owner.__call__
+            {changed.replace("OTHER_PARAMETERS", "other")}
+        """
+        check = f"""
+        class Records(logging.Handler):
+            def emit(self, record):
+                records.append(record)
+        records = []
+        logging.getLogger("fastapi_overflow").addHandler(Records())
+        from fastapi_overflow._patching import points, table
+        import starlette.{"background" if change == "module gone" else "applications"}
+        import fastapi_overflow
+        if {change != "module gone"}:
+            assert fastapi_overflow.patched()
+            assert answer() == "fine"
+        assert points.failure() is None
+        assert not any(points.in_place(point) for point in table.TABLE if point.is_optional)
+        assert not records, records
+        """
+        child(BEFORE_OURS, OTHER_KIND, OTHER_METHOD, damage, CHECKS, check)
 
 
 # Somebody else's wrapper, as functools.wraps makes it.

@@ -3,6 +3,9 @@
 Run by pytest, without threads: a hop here waits in the event loop, until a test ends it.
 """
 
+import gc
+from weakref import ref
+
 import anyio
 import pytest
 from hypothesis import given
@@ -12,7 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fastapi_overflow._requests.lease_of_request import current_lease
 from fastapi_overflow._requests.limiter import OverflowLimiter
+from fastapi_overflow._threads.lease import Lease, Waiter
 from fastapi_overflow._threads.pool import TokenPool
+from fastapi_overflow._threads.shares import FairQueue, Shares
 from limiter_tools import STALL_SECONDS, Hop, ManualClock, make_limiter, requests, settle, stall
 from test_model import FUNCTIONS
 
@@ -22,22 +27,26 @@ pytestmark = pytest.mark.anyio
 class RoutedHop(Hop):
     """The first hop of a request to a route, or a later one."""
 
-    def __init__(self, limiter, group, route, before=0, answered=False):
+    def __init__(self, limiter, group, route, before=0, background=False, answered=False, made=0):
         super().__init__(limiter)
         self.route = route
         self._before = before
+        self._made = made
+        self._background = background
         self._answered = answered
         group.start_soon(self._request)
 
     async def _request(self):
         lease = self.limiter.pool.open_lease()
         lease.route = self.route
+        lease.hops += self._made
         reset = current_lease.set(lease)
         try:
             for _ in range(self._before):
                 async with self.limiter:
                     pass
             lease.answered = self._answered
+            lease.in_background = self._background
             await self()
         finally:
             self.limiter.pool.close_lease(lease)
@@ -161,6 +170,20 @@ class TestFairShare:
             assert running(new) == 1
             end(under_way, new)
 
+    async def test_after_the_response(self, monkeypatch):
+        """So do those that have been answered: they may hold a connection until the next hop."""
+        limiter, _ = make_limiter(monkeypatch, 3, reserve=0)
+        async with requests(limiter) as group:
+            busy = hops(limiter, group, "busy", 3)
+            await settle(limiter)
+            new = hops(limiter, group, "quiet", 3)
+            leaving = hops(limiter, group, "busy", 3, made=3, answered=True)
+            await settle(limiter)
+            end(busy)
+            await settle(limiter)
+            assert (running(leaving), running(new)) == (3, 0)
+            end(busy, leaving, new)
+
 
 class TestQuietRoute:
     async def test_beyond_the_limit(self, monkeypatch):
@@ -172,8 +195,8 @@ class TestQuietRoute:
             quiet = hops(limiter, group, "quiet", 2)
             await settle(limiter)
             assert (running(busy), running(quiet)) == (7, 1)
+            assert limiter.pool.counters.quiet_used == 1
             end(busy, quiet)
-        assert limiter.pool.counters.quiet_used == 1
 
     async def test_two_at_most(self, monkeypatch):
         """There are two such threads, however many quiet routes there are."""
@@ -242,6 +265,26 @@ class TestQuietRoute:
             assert limiter.pool._dispatcher.tokens.has_reserved()
             end(under_way, busy, quiet, late)
 
+    async def test_behind_one_that_has_ended(self, monkeypatch):
+        """A route gets it though the hop before it is of a request that has ended meanwhile."""
+        pool, leases = pool_of(["busy"] * 8 + ["slow", "slower"], limit=8, reserve=0)
+        waiters = []
+        for route in ("ended", "quiet"):
+            lease = pool.open_lease()
+            lease.route = route
+            waiters.append(pool.start_acquire(lease, lease))
+        pool._close_lease(waiters[0].lease)
+        pool._check()
+        pool.finish(leases[-1])
+        pool._close_lease(leases[-1])
+        pool._check()
+        assert [waiter.granted for waiter in waiters] == [False, True]
+        for lease in leases[:3]:
+            pool.finish(lease)
+            pool._close_lease(lease)
+            pool._check()
+        assert waiters[0].granted
+
     async def test_hides_no_stall(self, monkeypatch):
         """Health checks that are answered don't keep a stalled pool from growing."""
         limiter, clock = make_limiter(monkeypatch, 8)
@@ -283,7 +326,7 @@ class TestBackground:
         """What is left to do after the response has a share of its own."""
         limiter, _ = make_limiter(monkeypatch, 4, reserve=0)
         async with requests(limiter) as group:
-            background = hops(limiter, group, "route", 20, answered=True)
+            background = hops(limiter, group, "route", 20, background=True)
             await settle(limiter)
             new = hops(limiter, group, "route", 20)
             await settle(limiter)
@@ -298,7 +341,7 @@ class TestBackground:
         """A request under way that has been answered waits for its next thread by fair share."""
         limiter, _ = make_limiter(monkeypatch, 4, reserve=0)
         async with requests(limiter) as group:
-            background = hops(limiter, group, "route", 20, before=before, answered=True)
+            background = hops(limiter, group, "route", 20, before=before, background=True)
             await settle(limiter)
             new = hops(limiter, group, "other", 20)
             await settle(limiter)
@@ -315,7 +358,7 @@ class TestBackground:
         async with requests(limiter) as group:
             busy = hops(limiter, group, "busy", 20)
             await settle(limiter)
-            background = hops(limiter, group, "quiet", 2, answered=True)
+            background = hops(limiter, group, "quiet", 2, background=True)
             await settle(limiter)
             assert running(background) == 0
             end(busy, background)
@@ -324,7 +367,7 @@ class TestBackground:
         """It may hold a connection: where nothing else moves it gets the reserve."""
         limiter, _ = make_limiter(monkeypatch, 4)
         async with requests(limiter) as group:
-            background = hops(limiter, group, "route", 1, before=1, answered=True)
+            background = hops(limiter, group, "route", 1, before=1, background=True)
             await settle(limiter)
             busy = hops(limiter, group, "route", 20)
             await settle(limiter)
@@ -345,7 +388,7 @@ class TestBackground:
             current_lease.set(lease)
             async with limiter:
                 await connections.acquire()
-            lease.answered = True
+            lease.in_background = 1
             for _ in range(10):
                 await anyio.lowlevel.checkpoint()
             async with limiter:
@@ -366,6 +409,67 @@ class TestBackground:
                     break
                 clock.advance(0.5)
         assert answered == 50
+
+    async def test_gives_a_quiet_token_up(self, monkeypatch):
+        """It doesn't keep the thread beyond the limit of its first hop, even if nobody waits."""
+        pool, leases = pool_of(["busy"] * 7 + ["route"], limit=8, reserve=1)
+        assert pool.snapshot().quiet == 1
+        lease = leases[-1]
+        pool.finish(lease)
+        lease.in_background = 1
+        assert pool.start_acquire(lease, lease) is None
+        pool._check()
+        assert (pool.snapshot().quiet, pool.running) == (0, 8)
+
+    async def test_leaves_its_route_without(self, monkeypatch):
+        """When it takes its route's last thread along, the next request gets a quiet one."""
+        pool, leases = pool_of(["busy"] * 7 + ["route"], limit=8, reserve=0)
+        new = pool.open_lease()
+        new.route = "route"
+        waiter = pool.start_acquire(new, new)
+        assert not waiter.granted
+        pool.finish(leases[-1])
+        leases[-1].in_background = 1
+        assert pool.start_acquire(leases[-1], leases[-1]) is None
+        pool._check()
+        assert waiter.granted
+
+
+def pool_of(routes, limit, reserve):
+    """Return a pool, and the leases of requests to these routes whose first hops run."""
+    pool = TokenPool(Virtual(), limit, reserve)
+    leases = []
+    for route in routes:
+        lease = pool.open_lease()
+        lease.route = route
+        assert pool.start_acquire(lease, lease) is None
+        leases.append(lease)
+    return pool, leases
+
+
+class TestFairQueue:
+    def test_forgets_routes(self):
+        """Routes of which nobody waits any longer leave nothing, whoever goes on to wait."""
+        shares, queue = Shares(), FairQueue()
+        waiters = []
+        for number in range(1000):
+            lease = Lease(None, 0, lambda: None)
+            lease.route = lambda: None
+            waiter = Waiter(None, lease, 0, Future(), None)
+            waiter.arrival = number
+            waiter.share = shares.of(lease, None)
+            queue.add(waiter)
+            waiters.append(waiter)
+        route = ref(waiters[500].lease.route)
+        while len(waiters) > 2:
+            waiter = waiters.pop(1)
+            queue.remove(waiter)
+            shares.forget(waiter.share)
+        queue.check()
+        del waiter, lease
+        gc.collect()
+        assert route() is None
+        assert queue.next() is waiters[0]
 
 
 class TestHostileRoutes:

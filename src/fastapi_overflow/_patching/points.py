@@ -2,8 +2,8 @@
 
 A row is put in place from a wrapt post-import hook, inside the import of its module. It must never
 take an app down: where a module isn't as expected, all that was patched is undone, one warning says
-so, and the app runs as stock. Wrong settings are the one exception: they stop the import of
-Starlette.
+so, and the app runs as stock; a row that the app is protected without is just left out. Wrong
+settings are the one exception: they stop the import of Starlette.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _on_import(module: ModuleType) -> None:
                 if not in_place(point):
                     _apply(point)
     except Exception as exc:
-        _give_up(point, exc)
+        if not point.is_optional:
+            _give_up(point, exc)
         return
     # A module just imported has given its functions to nobody yet.
     moved = {

@@ -17,10 +17,11 @@ class Point:
     :ivar module: whose import puts the row in place
     :ivar attribute: dotted, in `target` or else in `module`
     :ivar wrapper: in `_requests.replacements`, whose docstring says why
+    :ivar is_optional: whether an app is protected without the row, which is alone in its module
     """
 
     # Not a NamedTuple: Python compiles these, at the cost of an import of a module or two.
-    __slots__ = ("attribute", "is_kind", "module", "parameters", "target", "wrapper")
+    __slots__ = ("attribute", "is_kind", "is_optional", "module", "parameters", "target", "wrapper")
 
     def __init__(  # noqa: PLR0917 - read as columns
         self,
@@ -30,6 +31,7 @@ class Point:
         is_kind: Callable[[Any], bool],
         parameters: tuple[str, ...],
         target: str = "",
+        is_optional: bool = False,
     ) -> None:
         self.module = module
         self.attribute = attribute
@@ -37,6 +39,7 @@ class Point:
         self.is_kind = is_kind
         self.parameters = parameters
         self.target = target
+        self.is_optional = is_optional
 
     @property
     def place(self) -> str:
@@ -98,6 +101,15 @@ TABLE = (
         inspect.iscoroutinefunction,
         ("self", "scope", "receive", "send"),
     ),
+    # Without it the hops of background tasks have right of way as any others.
+    Point(
+        "starlette.background",
+        "BackgroundTask.__call__",
+        "wrap_background_task",
+        inspect.iscoroutinefunction,
+        ("self",),
+        is_optional=True,
+    ),
     # Starlette's in old versions. New ones don't always call it.
     Point(
         "fastapi.routing",
@@ -122,5 +134,7 @@ TABLE = (
         ("iterator",),
     ),
 )
-NEEDED = tuple(point for point in TABLE if not point.module.startswith("fastapi"))
+NEEDED = tuple(
+    point for point in TABLE if not (point.is_optional or point.module.startswith("fastapi"))
+)
 MODULES = tuple(dict.fromkeys(point.module for point in TABLE))

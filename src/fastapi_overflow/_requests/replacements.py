@@ -7,11 +7,12 @@ cancellation, exceptions, and when each of these is raised.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from anyio import to_thread
 
+from .._threads.lease import Lease
 from . import hops
 from .hops import Hop, WithOwnLimiter, anyio_run_sync, iterate_in_threadpool, keeps_token_beside
 from .lease_of_request import call_with_lease, current_lease
@@ -108,6 +109,21 @@ def wrap_route_handle(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: An
 
             args = (args[0], args[1], noting_answer(lease, args[2]))
     return wrapped(*args, **kwargs)
+
+
+def wrap_background_task(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
+    """BackgroundTask.__call__: note that no client waits for what the request does now."""
+    work = wrapped(*args, **kwargs)
+    lease = current_lease.get()
+    return work if lease is None or lease.closed else _in_background(lease, work)
+
+
+async def _in_background(lease: Lease, work: Awaitable[None]) -> None:
+    lease.in_background += 1  # a number, as an app may run several side by side
+    try:
+        await work
+    finally:
+        lease.in_background -= 1
 
 
 def _asgi_arguments(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]:

@@ -19,6 +19,6 @@ Vocabulary, used everywhere in this project:
 Layout: pool (who gets a token: one numbered list of invariants), made of tokens (the books),
 waiters (the queue), shares (of the routes; code tells what else than a route a hop calls),
 patience (who has waited for too long), lingering (tokens between two hops), stall_watch with growth
-(who gets a thread when nothing moves) and gate; lease (one request's claim), clock (what is needed
-of an event loop), counters and snapshot (what others may read), observer (who is told).
+and kinds (who gets a thread when nothing moves) and gate; lease (one request's claim), clock (what
+is needed of an event loop), counters and snapshot (what others may read), observer (who is told).
 """

@@ -24,17 +24,14 @@ if TYPE_CHECKING:
     from .shares import Share
 
 
-MOST_KEPT = 1 << 20  # where a stall may add threads without a bound
-
-
 class Dispatcher:
     """Gives tokens to hops, and takes them back.
 
     Regular tokens go to requests under way first, the deepest before others, then in turn to those
     at their second hop and by fair share: to new ones, as far as the gate is open, and to the work
-    of requests that have been answered. Those of the reserve go to the later hop of the request
+    of background tasks. Those of the reserve go to the later hop of the request
     that has made most hops, quiet ones to new requests of routes that have no thread. Who gets one
-    of the growth is decided by `ByKind`, when the stall watch says so.
+    of the growth is decided by `Growth`, when the stall watch says so.
 
     What must hold is among the pool's invariants.
 
@@ -93,19 +90,17 @@ class Dispatcher:
         lease: Lease | None,
         depth: int,
         func: object = None,
-        *,
-        leaves: bool = False,
     ) -> bool:
         """Take a token without waiting, if the invariants allow it; tell whether they do.
 
         :param func: what the hop will call, as far as is known
-        :param leaves: whether the hop leaves a dependency: then it isn't work in the background
         """
         tokens = self.tokens
         if (
             lease is not None
             and lease.token == LINGERING
-            and (not lease.answered or leaves or self._goes_on(lease, func))
+            and (not lease.in_background or self._goes_on(lease, func))
+            and (not lease.extra or self._keeps_lent(borrower, lease, func))
         ):
             del tokens.lingering[lease]
             lease.token = BUSY
@@ -135,13 +130,25 @@ class Dispatcher:
             self._observer.hop_began(borrower, 0.0)
         return True
 
+    def _keeps_lent(self, borrower: object, lease: Lease, func: object) -> bool:
+        """Tell whether a hop keeps the extra token that lingers in a stall; else give that back."""
+        kinds, tokens = self.waiters.by_kind, self.tokens
+        if kinds is None or lease in tokens.quiet:
+            return True
+        if kinds.goes_on(borrower, lease, func, tokens.room_to_grow() + 1):
+            return True
+        self._let_go(lease)
+        return False
+
     def _may_be_quiet(self, lease: Lease | None) -> bool:
         """Tell whether a first hop may have a quiet token.
 
         Only a request whose route is known: before that all requests look alike. A limiter that is
         used by itself keeps to its limit. And nobody waits for what is done in the background.
         """
-        if lease is None or lease.route is None or lease.answered or not self.tokens.has_quiet():
+        if lease is None or lease.route is None or lease.in_background:
+            return False
+        if not self.tokens.has_quiet():
             return False
         self.count_shares()
         return not self.shares.has_threads(lease.route)
@@ -160,33 +167,41 @@ class Dispatcher:
         self.shares.end((*borrowers.values(), *self.tokens.lingering))
 
     def _goes_on(self, lease: Lease, func: object) -> bool:
-        """Tell whether work after the response keeps the token that lingers; else it is given back.
+        """Tell whether a background task keeps the token that lingers; else it is given back.
 
         It does unless somebody else is next: a hop with right of way, or by fair share. Never a
         quiet token: those are for requests whose clients wait.
         """
+        if lease in self.tokens.quiet:
+            self._let_go(lease)
+            return False
         if not self.shares.counting:
             return True
         share = lease.share
         background = self.shares.of(lease, func)
         waiters = self.waiters
         if waiters.size:
-            is_next = not waiters.urgent and lease not in self.tokens.quiet
+            is_next = not waiters.urgent
             if is_next and not (lease.extra or self.tokens.has_regular()):
                 rival = waiters.fairest(self.gate_is_open())
                 threads = background.threads - (share is background)
                 is_next = rival is None or threads < rival.share.threads
             if not is_next:
                 self.shares.forget(background)
-                self.lingering.end((lease,))
-                self.give_back((lease,))
+                self._let_go(lease)
                 return False
         if share is not background:
             background.threads += 1
             lease.share = background
             if share is not None:
                 waiters.has_fewer(share)
+                self._assign()  # its route may have no thread now, and somebody wait for one
         return True
+
+    def _let_go(self, lease: Lease) -> None:
+        """Have a token linger no longer."""
+        self.lingering.end((lease,))
+        self.give_back((lease,))
 
     def _grant(
         self,
@@ -243,6 +258,8 @@ class Dispatcher:
             return
         if lease.extra:
             self.finished_extra += lease not in self.tokens.quiet
+            if self.waiters.by_kind is not None:
+                self.waiters.by_kind.ended(borrower)
         else:
             self.finished += 1
         if (
@@ -263,6 +280,8 @@ class Dispatcher:
         lease = self.tokens.borrowers.pop(borrower)
         if self.reports_hops:
             self._observer.hop_ended(borrower, False)
+        if self.waiters.by_kind is not None:
+            self.waiters.by_kind.ended(borrower)
         self.give_back(() if lease is None else (lease,))
 
     def _is_needed_back(self) -> bool:
@@ -306,23 +325,24 @@ class Dispatcher:
                 if tokens.quiet and self.gate_is_open() and not waiters.urgent:
                     tokens.make_regular()
                     continue
-                self._admit(waiters.under_way() or waiters.in_turn(self.gate_is_open()))
+                self.admit(waiters.under_way() or waiters.in_turn(self.gate_is_open()))
             elif waiters.later and tokens.has_reserved():
-                self._admit(waiters.deepest(), extra=True)
+                self.admit(waiters.deepest(), extra=True)
             elif (
                 waiters.routed.size
                 and tokens.has_quiet()
                 and (waiter := waiters.without_thread()) is not None
             ):
-                self._admit(waiter, extra=True, quiet=True)
+                self.admit(waiter, extra=True, quiet=True)
             elif self._owes_reserve and tokens.has_reserved():
-                self._admit(waiters.oldest(), extra=True)
+                self.admit(waiters.oldest(), extra=True)
                 self._owes_reserve = False
             else:
                 return
         self._owes_reserve = False
 
-    def _admit(self, waiter: Waiter, extra: bool = False, quiet: bool = False) -> None:
+    def admit(self, waiter: Waiter, extra: bool = False, quiet: bool = False) -> None:
+        """Have a waiter leave the queue with a token, be one free or not."""
         lease = waiter.lease
         share = waiter.share
         if share is None and lease is not None:
@@ -364,50 +384,14 @@ class Dispatcher:
 
     # ---- called through the stall watch
 
-    def grow(self, most: int) -> None:
-        """Let up to `most` of those that wait run although no token is free for them."""
-        waiters, tokens = self.waiters, self.tokens
-        if not waiters.later:
-            # All threads wait for something and only new requests are left: the rest of the limit
-            # is theirs as in stock (40 threads that meet at a barrier), but nothing beyond it.
-            while tokens.has_reserved() and (waiter := waiters.fairest()) is not None:
-                self._admit(waiter, extra=True)
-        else:
-            kinds = waiters.by_kind
-            if kinds is None:
-                from .growth import ByKind  # late: most processes never stall
-
-                kinds = ByKind()
-                waiters.order_by(kinds)
-            # With hops within hops half is kept for requests that were lent one already: outer hops
-            # got all threads otherwise, and inner ones, which they wait for, none.
-            kept = int(min(self.tokens.stall_threads, MOST_KEPT)) // 2 if kinds.nested else 0
-            for _ in range(self._room(most)):
-                room = tokens.room_to_grow()
-                if waiters.by_kind is None or (later := kinds.next(room, kept)) is None:
-                    break
-                if later.lease is not None:
-                    later.lease.lent += 1
-                self._admit(later, extra=True)
-        self._assign()  # what waits beside those who were admitted may have been promoted
-
-    def relieve(self, most: int) -> None:
-        """Let those run who have waited longest behind others that go on for ever."""
-        if self.waiters.later:
-            for _ in range(self._room(most)):
-                if not self.waiters.later:
-                    break
-                self._admit(self.waiters.oldest_later(), extra=True)
-            self._assign()
-        elif self.tokens.spare:
-            self._owes_reserve = True  # only new requests: they get no thread beyond the limit
+    def owe_reserve(self) -> None:
+        """Give the next token of the reserve to the oldest hop of all, be it a first one."""
+        if self.tokens.spare:
+            self._owes_reserve = True
             self.give_back(self.lingering.end_oldest(1, extra=True))
 
-    def _room(self, most: int) -> int:
-        return max(int(min(most, self.tokens.room_to_grow())), 0)
-
     def reassign(self) -> None:
-        """Serve those who may go on now that the gate stands differently."""
+        """Serve those who may go on now, after a change from outside: of the gate, by growth."""
         self._assign()
 
     def check(self) -> None:

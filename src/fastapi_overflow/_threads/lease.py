@@ -50,6 +50,8 @@ class Lease:
     :ivar share: of its route, in which the own token counts while somebody waits
     :ivar refusal: what its first hop raises in an overload; None where it may wait for ever
     :ivar answered: whether the response has been sent; kept by whoever has opened the lease
+    :ivar in_background: how many of its background tasks run. Not all that comes after the response
+        is such work: FastAPI leaves dependencies then, which may give back what others wait for
     """
 
     __slots__ = (
@@ -57,6 +59,7 @@ class Lease:
         "closed",
         "extra",
         "hops",
+        "in_background",
         "lent",
         "opener",
         "pool",
@@ -83,6 +86,7 @@ class Lease:
         self.share: Any = None
         self.refusal: Refusal | None = None
         self.answered = False
+        self.in_background = 0
         self.closed = False
         self.extra = False
 
@@ -107,19 +111,20 @@ class Waiter:
     :ivar waiting: whether it is in the queue
     :ivar granted: whether it has left the queue with a token
     :ivar refusal: what it raises, since it has left the queue after waiting for too long
-    :ivar answered: whether it waits for work in the background, after the response
+    :ivar in_background: whether it waits for a background task
     :ivar share: in which it waits, and the queue of it; None for what has right of way
     :ivar arrival: its number in the order of age
     :ivar since: time.monotonic() when it began to wait
     """
 
     __slots__ = (
-        "answered",
+        "__weakref__",
         "arrival",
         "borrower",
         "depth",
         "func",
         "granted",
+        "in_background",
         "lease",
         "queue",
         "refusal",
@@ -139,7 +144,7 @@ class Waiter:
         self.waiting = True
         self.granted = False
         self.refusal: Refusal | None = None
-        self.answered = lease is not None and lease.answered
+        self.in_background = lease is not None and lease.in_background > 0
         self.share: Any = None
         self.queue: Any = None
         self.wake_up = wake_up

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from .lease import Waiter
 
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
     from .clock import Clock
 
 
+def _waits(waiter: Waiter | None) -> bool:
+    return waiter is not None and waiter.waiting
+
+
 class Patience:
     """Those whose time runs, the oldest first.
 
-    Who has left the queue stays here as a stale entry until its time is up, or until there are more
-    of these than of the others.
+    Who has left the queue leaves a stale entry until its time is up, or until there are more of
+    these than of the others. It keeps nobody alive: a waiter leads to its task, that to its loop.
 
     :param refuse: called for each whose time is up while it waits
     """
@@ -31,7 +36,7 @@ class Patience:
         self.seconds = seconds
         self._clock = clock
         self._refuse = refuse
-        self._entries: deque[tuple[float, Waiter]] = deque()  # when the time is up
+        self._entries: deque[tuple[float, ref[Waiter]]] = deque()  # when the time is up
         self._limit = 16  # entries, from which on stale ones are looked for
         self._is_timed = False
 
@@ -39,9 +44,9 @@ class Patience:
         return len(self._entries)
 
     def add(self, waiter: Waiter) -> None:
-        self._entries.append((self._clock.time() + self.seconds, waiter))
+        self._entries.append((self._clock.time() + self.seconds, ref(waiter)))
         if len(self._entries) > self._limit:
-            self._entries = deque(entry for entry in self._entries if entry[1].waiting)
+            self._entries = deque(entry for entry in self._entries if _waits(entry[1]()))
             self._limit = 2 * len(self._entries) + 16
         self._set_timer()
 
@@ -55,9 +60,12 @@ class Patience:
         now = self._clock.time()
         entries = self._entries
         try:
-            while entries and (not entries[0][1].waiting or entries[0][0] <= now):
-                waiter = entries.popleft()[1]
-                if waiter.waiting:
+            while entries:
+                waiter = entries[0][1]()
+                if _waits(waiter) and entries[0][0] > now:
+                    break
+                entries.popleft()
+                if waiter is not None and waiter.waiting:
                     self._refuse(waiter)
         finally:
             self._set_timer()

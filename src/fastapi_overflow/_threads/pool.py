@@ -20,6 +20,7 @@ from .stall_watch import StallWatch
 
 if TYPE_CHECKING:
     from .clock import Clock
+    from .growth import Growth
     from .observer import Observer
     from .snapshot import Snapshot
 
@@ -64,9 +65,10 @@ class TokenPool:
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
     # the reserve; where that is blocked too, nothing finishes, and the stall watch adds threads
-    # until it is served, up to the bound; where others get the reserve before it for too long, the
-    # stall watch adds threads by age. Work after the response, which waits without right of way,
-    # is a later hop in all of this: it may hold something.
+    # until it is served, up to the bound; hops of one kind get no more than half of that until
+    # nobody else comes. Where others get the reserve before it for too long, the stall watch adds
+    # threads by age. One of a background task, which has no right of way, is a later hop in all of
+    # this: it may hold something.
     # Assumes: the event loop's thread only; no await between a check and what it allows; whoever
     # takes a token gives it back; what is held across hops was not got in a hop that still waits.
 
@@ -142,6 +144,8 @@ class TokenPool:
 
     def _close_lease(self, lease: Lease) -> None:
         self._callers.close_lease(lease)
+        for waiter in lease.waiting_first or ():
+            self._waiters.outlives(waiter)
         if lease.token == LINGERING:
             self._dispatcher.give_back(self._dispatcher.lingering.end((lease,)))
 
@@ -152,7 +156,7 @@ class TokenPool:
         """
         if lease.token != LINGERING:
             return False
-        return self._dispatcher.take(borrower, lease, lease.hops, leaves=True)
+        return self._dispatcher.take(borrower, lease, lease.hops)
 
     def linger_anew(self, lease: Lease) -> None:
         """Have the token of `lease`, if it lingers, do so as if it had only begun."""
@@ -256,20 +260,20 @@ class TokenPool:
 
     def grow(self, most: int) -> None:
         """Let up to `most` of those that wait run although no token is free for them."""
-        self._dispatcher.grow(most)
+        self._growth().grow(most)
 
     def relieve(self, most: int) -> None:
         """Let those run who have waited longest behind others that go on for ever."""
-        self._dispatcher.relieve(most)
+        self._growth().relieve(most)
+
+    def _growth(self) -> Growth:
+        from .growth import Growth  # late: most processes never stall
+
+        return Growth(self._dispatcher)
 
     def stall_is_over(self) -> None:
         """Forget which kinds of hops have got threads beyond the limit."""
         self._waiters.order_by(None)
-
-    def start_growth_over(self) -> None:
-        """Grow from now on as if a stall had only begun."""
-        if self._waiters.by_kind is not None:
-            self._waiters.by_kind.start_over()
 
     def look_at_gate(self) -> None:
         """Have the gate look at how many threads wait for connections."""

@@ -18,7 +18,7 @@ from .lease import BUSY, Lease, Waiter
 class Share:
     """What one route has of the threads: an endpoint, or what a hop calls where none is known.
 
-    The background work of a route, after its response, has a share of its own.
+    The background tasks of a route have a share of their own.
 
     :ivar key: by which it is found: of the ids of the route's parts
     :ivar threads: tokens that its requests have, in use or lingering
@@ -101,7 +101,7 @@ class Shares:
                 key = id(parts[0])
             else:
                 key = tuple([part if type(part) is str else id(part) for part in parts])
-        if lease is not None and lease.answered:
+        if lease is not None and lease.in_background:
             key = "background", key
         share = self._shares.get(key)
         if share is None:
@@ -137,12 +137,12 @@ class _Line:
         self.hops: deque[Waiter] = deque()
         self.size = 0  # who wait
 
-    def drop_stale(self) -> None:
+    def drop_stale(self, queue: FairQueue) -> None:
         hops = self.hops
-        while hops and hops[0].queue is None:
+        while hops and hops[0].queue is not queue:  # another one since, maybe
             hops.popleft()
         if len(hops) > 2 * self.size + 16:
-            self.hops = deque(hop for hop in hops if hop.queue is not None)
+            self.hops = deque(hop for hop in hops if hop.queue is queue)
 
 
 class FairQueue:
@@ -154,7 +154,8 @@ class FairQueue:
         1. A share has a line if and only if some of its hops wait here; the first of a line is
            never stale.
         2. While there are several lines, each has an entry in the order that is not above what it
-           would be now. So the first entry, once it is as it would be now, is who is next.
+           would be now. So the first entry, once it is as it would be now, is who is next. There
+           are no more than twice as many as lines, plus 17; without several lines none.
     """
 
     __slots__ = ("_order", "lines", "size")
@@ -187,11 +188,13 @@ class FairQueue:
         line = self.lines[share]
         line.size -= 1
         if line.size:
-            line.drop_stale()
+            line.drop_stale(self)
         else:
             del self.lines[share]
             if len(self.lines) < 2:
                 self._order.clear()
+            elif len(self._order) > 2 * len(self.lines) + 16:
+                self._put_in_order()
 
     def next(self) -> Waiter:
         """Return who is next; somebody must wait."""
@@ -222,10 +225,14 @@ class FairQueue:
         if len(lines) < 2:
             return
         if not order or len(order) > 2 * len(lines) + 16:
-            order[:] = [(s.threads, each.hops[0].arrival, s) for s, each in lines.items()]
-            heapify(order)
+            self._put_in_order()
         else:
             heappush(order, (share.threads, line.hops[0].arrival, share))
+
+    def _put_in_order(self) -> None:
+        order = self._order
+        order[:] = [(s.threads, line.hops[0].arrival, s) for s, line in self.lines.items()]
+        heapify(order)
 
     def check(self) -> None:
         """Assert the invariants, for the tests."""

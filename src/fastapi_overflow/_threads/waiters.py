@@ -11,7 +11,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from .lease import MANY_HOPS, Waiter
+from .lease import MANY_HOPS, Lease, Waiter
 from .shares import FairQueue, Share, Shares
 
 if TYPE_CHECKING:  # as in `clock`
@@ -21,16 +21,20 @@ if TYPE_CHECKING:  # as in `clock`
 
         def add(self, waiter: Waiter) -> None: ...
 
-        nested: bool
-
-        def next(self, room: float, kept: int) -> Waiter | None:
+        def next(self, room: float) -> Waiter | None:
             """Return the first that still waits and may have one of the threads left."""
+
+        def goes_on(self, borrower: object, lease: Lease, func: object, room: float) -> bool:
+            """Tell whether a request keeps the thread that it was lent."""
+
+        def keep_less(self) -> None:
+            """Return somebody where none of the threads left were for those who wait."""
+
+        def ended(self, borrower: object) -> None:
+            """Take note that a hop has ended."""
 
         def purge(self) -> None:
             """Drop those who don't wait any longer."""
-
-        def start_over(self) -> None:
-            """Take them as if none had been chosen yet."""
 
         def __len__(self) -> int:
             """Return how many entries there are, stale ones included."""
@@ -70,7 +74,7 @@ class WaiterQueue:
     """Waiters by age, by fair share, by depth. Every operation is O(log n) or better.
 
     First hops hold nothing: they are served by fair share between routes. So are the later hops of
-    requests that have been answered, whose clients no longer wait: without right of way, but they
+    background tasks, for which no client waits: without right of way, but they
     may hold something, so that they are never held back, and the reserve and the growth are theirs
     too. All other later hops have right of way.
 
@@ -86,8 +90,9 @@ class WaiterQueue:
 
     :ivar first: how many first hops wait
     :ivar later: how many later ones
-    :ivar answered: those of them that have no right of way: work after the response
-    :ivar routed: first hops of requests whose route is known, before their response
+    :ivar background: those of them that have no right of way: of background tasks
+    :ivar routed: first hops of requests that go on and whose route is known, but for background
+        tasks
     :ivar others: the other first hops
     :ivar size: how many of both; looked at for every hop
     :ivar first_since: time.monotonic() since which the oldest first hop has waited, None without
@@ -97,15 +102,15 @@ class WaiterQueue:
     """
 
     __slots__ = (
-        "_answered_hops",
         "_arrivals",
+        "_background_hops",
         "_by_depth",
         "_first_hops",
         "_later_hops",
         "_promoted",
         "_under_way",
         "_was_later",
-        "answered",
+        "background",
         "by_kind",
         "first",
         "first_since",
@@ -121,11 +126,11 @@ class WaiterQueue:
         self.shares = Shares()
         self.routed = FairQueue()
         self.others = FairQueue()
-        self.answered = FairQueue()
+        self.background = FairQueue()
         # By age. Not dicts: taking the head of a dict costs O(n) once heads were deleted.
         self._first_hops: deque[Waiter] = deque()
         self._later_hops: deque[Waiter] = deque()  # with right of way
-        self._answered_hops: deque[Waiter] = deque()  # later ones without
+        self._background_hops: deque[Waiter] = deque()  # later ones without
         # Of the later hops those that came as first ones: as old as they were, so not at the end.
         self._promoted = LaterHops(lambda waiter: waiter.arrival)
         self._by_depth = LaterHops(lambda waiter: -waiter.depth)
@@ -143,29 +148,29 @@ class WaiterQueue:
         self._arrivals += 1
         waiter.arrival = self._arrivals
         self.size += 1
-        if waiter.depth and not waiter.answered:
+        if waiter.depth and not waiter.in_background:
             self._later_hops.append(waiter)
             self._add_later(waiter)
             return
         lease = waiter.lease
         waiter.share = self.shares.of(lease, waiter.func)
         if waiter.depth:
-            self._answered_hops.append(waiter)
-            self.answered.add(waiter)
+            self._background_hops.append(waiter)
+            self.background.add(waiter)
             self._add_later(waiter)
             return
         self.first += 1
         self._first_hops.append(waiter)
         if self.first == 1:
             self.first_since = waiter.since
-        known = lease is not None and lease.route is not None and not waiter.answered
+        known = lease is not None and lease.route is not None and not waiter.in_background
         (self.routed if known else self.others).add(waiter)
 
     def _add_later(self, waiter: Waiter) -> None:
         self.later += 1
         if self.later == 1:
             self.later_since = waiter.since
-        if waiter.depth > 1 and not waiter.answered:
+        if waiter.depth > 1 and not waiter.in_background:
             self._by_depth.add(waiter)
             if waiter.depth < MANY_HOPS:
                 self._under_way.add(waiter)
@@ -182,14 +187,14 @@ class WaiterQueue:
             self._drop_stale_first_hops()
             return
         self.later -= 1
-        if waiter.answered:
-            self._drop_stale_answered()
+        if waiter.in_background:
+            self._drop_stale_background()
         hops = self._later_hops
         while hops and not hops[0].waiting:
             hops.popleft()
         # Without later hops at once: a stale entry leads to a task, that to its loop, and that to
         # the limiter, so that a whole loop would stay when it has ended.
-        urgent = self.later - self.answered.size
+        urgent = self.later - self.background.size
         most = 2 * urgent + 16 if urgent else 0
         if len(hops) > most:
             self._later_hops = hops = deque(hop for hop in hops if hop.waiting)
@@ -200,7 +205,7 @@ class WaiterQueue:
             or self.by_kind
         ):
             self._purge(most)
-        if hops and not self._promoted.entries and not self._answered_hops:
+        if hops and not self._promoted.entries and not self._background_hops:
             self.later_since = hops[0].since
         else:
             self.later_since = self.oldest_later().since if self.later else None
@@ -208,7 +213,7 @@ class WaiterQueue:
     @property
     def urgent(self) -> int:
         """The later hops that have right of way."""
-        return self.later - self.answered.size
+        return self.later - self.background.size
 
     def _leave_fair_queue(self, waiter: Waiter) -> None:
         waiter.queue.remove(waiter)
@@ -220,24 +225,24 @@ class WaiterQueue:
         """Take note that a share has given a token back."""
         share.threads -= 1
         if share.waiting:
-            for queue in (self.routed, self.others, self.answered):
+            for queue in (self.routed, self.others, self.background):
                 if len(queue.lines) > 1:  # else there is no order
                     queue.has_fewer(share)
         elif not share.threads:
             self.shares.forget(share)
 
-    def _drop_stale_answered(self) -> None:
-        hops = self._answered_hops
+    def _drop_stale_background(self) -> None:
+        hops = self._background_hops
         while hops and not hops[0].waiting:
             hops.popleft()
-        if len(hops) > 2 * self.answered.size + 16:
-            self._answered_hops = deque(hop for hop in hops if hop.waiting)
+        if len(hops) > 2 * self.background.size + 16:
+            self._background_hops = deque(hop for hop in hops if hop.waiting)
 
     def _purge(self, most: int) -> None:
         for order in (self._promoted, self._by_depth, self._under_way):
             if len(order.entries) > most:
                 order.purge()
-        if self.by_kind is not None and len(self.by_kind) > most + 2 * self.answered.size:
+        if self.by_kind is not None and len(self.by_kind) > most + 2 * self.background.size:
             self.by_kind.purge()
 
     def _drop_stale_first_hops(self) -> None:
@@ -257,11 +262,17 @@ class WaiterQueue:
         waiter.depth = 1
         self._leave_fair_queue(waiter)
         waiter.share = None
-        waiter.answered = False  # whatever it waits for, it is as urgent as what it began beside
+        waiter.in_background = False  # it is as urgent as what it began beside
         self._drop_stale_first_hops()
         self._promoted.add(waiter)
         self._add_later(waiter)
         self.later_since = self.oldest_later().since
+
+    def outlives(self, waiter: Waiter) -> None:
+        """Take note that the request of a waiting first hop has ended: it can't keep a token."""
+        if waiter.queue is self.routed:
+            self.routed.remove(waiter)
+            self.others.add(waiter)
 
     def oldest(self) -> Waiter:
         """Return who has waited longest, first or later hop."""
@@ -274,7 +285,7 @@ class WaiterQueue:
 
     def fairest(self, first_too: bool = True) -> Waiter | None:
         """Return who is next by fair share, of first hops if `first_too` and of background work."""
-        queues = (self.routed, self.others, self.answered) if first_too else (self.answered,)
+        queues = (self.routed, self.others, self.background) if first_too else (self.background,)
         best: Waiter | None = None
         for queue in queues:
             if queue.size:
@@ -291,10 +302,7 @@ class WaiterQueue:
         if not self.routed.size:
             return None
         waiter = self.routed.next()
-        lease = waiter.lease
-        # One that is closed can't keep the token.
-        is_quiet = not waiter.share.threads and lease is not None and not lease.closed
-        return waiter if is_quiet else None
+        return None if waiter.share.threads else waiter
 
     def in_turn(self, first_too: bool = True) -> Waiter:
         """Return the oldest hop with right of way and the one that is next by fair share in turn.
@@ -302,7 +310,7 @@ class WaiterQueue:
         By age alone, a request that loses its thread before its second hop waits behind all others
         twice: at 500 connections the slowest hundredth of mixed requests took a quarter longer.
         """
-        urgent = self.later - self.answered.size
+        urgent = self.later - self.background.size
         fair = None
         if self._was_later or not urgent:
             fair = self.fairest(first_too)
@@ -310,7 +318,7 @@ class WaiterQueue:
         return self._oldest_urgent() if fair is None else fair
 
     def oldest_later(self) -> Waiter:
-        hops = self._answered_hops
+        hops = self._background_hops
         if not self.urgent:
             return hops[0]
         oldest = self._oldest_urgent()
@@ -327,7 +335,7 @@ class WaiterQueue:
     def deepest(self) -> Waiter:
         """Return the later hop whose request has made most hops; background work is last."""
         if not self.urgent:
-            return self.answered.next()
+            return self.background.next()
         return self._by_depth.next() or self._oldest_urgent()
 
     def under_way(self) -> Waiter | None:
@@ -348,7 +356,7 @@ class WaiterQueue:
 
     def _all_later(self) -> list[Waiter]:
         promoted = sorted(self._promoted.entries)
-        later = (*(entry[2] for entry in promoted), *self._later_hops, *self._answered_hops)
+        later = (*(entry[2] for entry in promoted), *self._later_hops, *self._background_hops)
         return [waiter for waiter in later if waiter.waiting]
 
     def oldest_since(self) -> float | None:
@@ -358,10 +366,10 @@ class WaiterQueue:
 
     def check(self) -> None:
         """Assert the invariants, for the tests."""
-        for queue in (self.routed, self.others, self.answered):
+        for queue in (self.routed, self.others, self.background):
             queue.check()
         assert self.routed.size + self.others.size == self.first
-        assert len(self._answered_hops) <= 2 * self.answered.size + 16
+        assert len(self._background_hops) <= 2 * self.background.size + 16
         first = [hop for hop in self._first_hops if hop.waiting and not hop.depth]
         later = self._all_later()
         assert (len(first), len(later)) == (self.first, self.later)

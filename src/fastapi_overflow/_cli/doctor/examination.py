@@ -88,6 +88,8 @@ def _state(point: Any, report: Report) -> PointState:
         return PointState(name, IN_PLACE)
     if point not in table.NEEDED and find_spec("fastapi") is None:
         return PointState(name, NOT_NEEDED, "FastAPI is not installed")
+    if point.is_optional and points.patched():
+        return PointState(name, NOT_NEEDED, "an app is protected without it")
     if report.problems:
         return PointState(name, NOT_IN_PLACE, "see the problem above")
     return PointState(name, NOT_IN_PLACE, points.failure() or "another object has taken its place")
