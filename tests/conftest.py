@@ -7,6 +7,7 @@ afterwards.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
@@ -36,6 +37,18 @@ def anyio_backend(request):
     if request.param[1].get("use_uvloop"):
         pytest.importorskip("uvloop")
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def nobody_held_back(monkeypatch):
+    """Let the requests of this process begin at once, for as long as a test.
+
+    Engines that other tests have made would have the first requests of each new app wait for one
+    another. What is tested of requests that wait for connections is in processes of its own.
+    """
+    requests = sys.modules.get("fastapi_overflow._requests.lease_of_request")
+    if requests is not None:
+        monkeypatch.setattr(requests, "connections", None)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,6 @@ async def main():
     groups = stacks.grouped(frames)
     print(json.dumps({
         "sqlalchemy": sqlalchemy.__file__,
-        "waiting": stacks.waiting_for_connection(loop),
         "blocked": [stacks.waits_for_thread(frame) for frame in frames],
         "groups": [[g.threads, g.where, g.called_from] for g in groups],
         "pinned": is_pinned(groups, 0),
@@ -102,7 +101,6 @@ class TestLibrariesOutsideSitePackages:
 
     def test_stacks(self, seen):
         """A thread that waits for a connection is seen as that, and told as ever."""
-        assert seen["waiting"] == 1
         assert seen["blocked"] == [True]
         line = 1 + ROUTES.splitlines().index("    pool.connect().close()")
         expected = [1, "sqlalchemy/pool/impl.py _do_get", f"shop/routes.py:{line} orders"]

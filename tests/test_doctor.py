@@ -19,7 +19,15 @@ from fastapi_overflow._cli.doctor import problems as _problems
 from support import install, make_venv, run, run_python
 
 SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
-SETTINGS = ("limit", "reserve", "stall_threads", "stall_seconds", "max_wait", "gate", "otel")
+SETTINGS = (
+    "limit",
+    "reserve",
+    "stall_threads",
+    "stall_seconds",
+    "max_wait",
+    "connections",
+    "otel",
+)
 
 
 def doctor(python, *words, options=(), **more):

@@ -81,15 +81,23 @@ def place(request, tmp_path):
 
 @needs_stacks
 class TestSQLAlchemyElsewhere:
-    def test_stall(self, place):
-        """The warning of a stall names SQLAlchemy's pool as the place, and who called it, and the
-        advice is the one for connections that are kept.
+    @pytest.mark.parametrize(
+        ("connections", "where"),
+        [
+            pytest.param("0", "sqlalchemy/pool/impl.py _do_get", id="pool"),
+            pytest.param("1", "fastapi_overflow/_connections/ledger.py take", id="ours"),
+        ],
+    )
+    def test_stall(self, place, connections, where):
+        """The warning of a stall names the queue for connections as the place, SQLAlchemy's or
+        ours, and who called it, and the advice is the one for connections that are kept.
         """
         path = {"PYTHONPATH": f"{Path(__file__).parent}:{place}"}
         if sys.platform == "win32":
             path = {"PYTHONPATH": f"{Path(__file__).parent};{place}"}
-        text, pinned, advice = run_child(PROGRAM, str(place), env=path)
-        assert "3 in sqlalchemy/pool/impl.py _do_get (called from " in text
+        env = {**path, "FASTAPI_OVERFLOW_CONNECTIONS": connections}
+        text, pinned, advice = run_child(PROGRAM, str(place), env=env)
+        assert f"3 in {where} (called from " in text
         assert " query)" in text
         assert pinned
         assert any("all threads wait for a connection" in line for line in advice)

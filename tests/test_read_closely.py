@@ -349,11 +349,12 @@ class TestVerdict:
 
 @pytest.mark.anyio
 class TestGrowth:
-    async def test_hops_side_by_side_at_the_gate(self, monkeypatch):
-        """Who is promoted by a growing pool gets the regular token that is free."""
-        limiter, _ = make_limiter(monkeypatch, 3)
+    async def test_hops_side_by_side(self, monkeypatch):
+        """Who is promoted by a growing pool gets the token of the reserve that is free."""
+        limiter, _ = make_limiter(monkeypatch, 5, reserve=3)
         pool = limiter.pool
-        pool._gate.width = 0
+        for other in ("a", "b"):
+            assert pool.start_acquire(other, pool.open_lease()) is None
         lease = pool.open_lease()
         for number in range(3):
             assert pool.start_acquire(number, lease) is not None

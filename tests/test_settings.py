@@ -29,6 +29,10 @@ class TestDefaults:
         assert (settings.limit, settings.reserve, settings.stall_threads) == (40, 1, None)
         assert 0 < settings.stall_seconds < 1
 
+    def test_of_connections(self):
+        """SQLAlchemy's pools ask who may take the next connection."""
+        assert read({}).connections is True
+
     @pytest.mark.parametrize("variable", [LIMIT, RESERVE, STALL_THREADS, STALL_SECONDS])
     @pytest.mark.parametrize("value", ["", "  "])
     def test_an_empty_value_is_not_set(self, variable, value):
@@ -106,14 +110,14 @@ class TestStallSeconds:
 
 
 class TestSwitches:
-    @pytest.mark.parametrize("name", ["GATE", "OTEL"])
+    @pytest.mark.parametrize("name", ["CONNECTIONS", "OTEL"])
     @pytest.mark.parametrize(("value", "on"), [("1", True), ("Yes", True), ("0", False)])
     def test_are_on_or_off(self, name, value, on):
         """What switches something may be said in several ways."""
         settings = read({f"FASTAPI_OVERFLOW_{name}": value})
         assert getattr(settings, name.lower()) is on
 
-    @pytest.mark.parametrize("name", ["GATE", "OTEL"])
+    @pytest.mark.parametrize("name", ["CONNECTIONS", "OTEL"])
     def test_error_names_variable_rule_and_value(self, name):
         """Anything else is refused with the variable, the rule and the value."""
         variable = f"FASTAPI_OVERFLOW_{name}"
@@ -148,6 +152,10 @@ class TestUnknownVariables:
     def test_come_with_the_nearest_known_name(self, typo, nearest):
         """A typo is told together with the name that was meant."""
         assert unknown_variables({typo: "1"}) == {typo: nearest}
+
+    def test_one_of_an_earlier_version(self):
+        """The variable of what has been removed means nothing any more, and is told."""
+        assert "FASTAPI_OVERFLOW_GATE" in unknown_variables({"FASTAPI_OVERFLOW_GATE": "0"})
 
     def test_known_ones_and_those_of_others_are_fine(self):
         """Neither a known variable nor anybody else's is reported."""

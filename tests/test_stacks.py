@@ -14,12 +14,16 @@ import pytest
 from anyio import from_thread
 from sqlalchemy.pool import QueuePool
 
+import fastapi_overflow
 from fastapi_overflow import run_in_threadpool
+from fastapi_overflow._connections.sqlalchemy import LEDGER
 from fastapi_overflow._requests.limiters import current_limiter
 from fastapi_overflow._watching import stacks as _stacks
-from fastapi_overflow._watching.advice import is_pinned_now
+from fastapi_overflow._watching.advice import is_pinned, is_pinned_now
 from observed import needs_stacks, until
 from support import PATIENCE
+
+fastapi_overflow.patch()  # for installations without the hook
 
 pytestmark = pytest.mark.anyio
 
@@ -58,14 +62,7 @@ class TestStacks:
             go_on.set()
             await anyio.to_thread.run_sync(other.join)
 
-    @pytest.mark.parametrize(
-        "look",
-        [
-            pytest.param(_stacks.waiting_for_connection, id="waiting_for_connection"),
-            pytest.param(lambda: _stacks.grouped(_stacks.hop_frames()), id="hop_frames"),
-        ],
-    )
-    async def test_no_frame_is_kept(self, look):
+    async def test_no_frame_is_kept(self):
         """What a thread's functions refer to goes when they end, looked at or not."""
 
         class Local:
@@ -85,7 +82,7 @@ class TestStacks:
             async with anyio.create_task_group() as group:
                 group.start_soon(run_in_threadpool, wait)
                 await until(lambda: len(locals_alive), "the thread waiting")
-                look()
+                _stacks.grouped(_stacks.hop_frames())
                 go_on.set()
             assert not locals_alive
         finally:
@@ -115,15 +112,27 @@ class TestStacks:
         if waits is False:
             assert seen == {False}
 
-    async def test_connection_pool(self):
-        """A thread that waits for a connection is told as in the pool, not in its queue."""
+    @pytest.mark.parametrize(
+        ("asks", "where"),
+        [
+            pytest.param(False, "sqlalchemy/pool/impl.py _do_get", id="pool"),
+            pytest.param(True, "fastapi_overflow/_connections/ledger.py take", id="ours"),
+        ],
+    )
+    async def test_connection_pool(self, asks, where):
+        """A thread that waits for a connection is told as that, in the pool and in our queue."""
         pool = QueuePool(lambda: sqlite3.connect(":memory:"), pool_size=1, max_overflow=0)
+        if not asks:
+            pool.__dict__[LEDGER] = None  # as with FASTAPI_OVERFLOW_CONNECTIONS=0
         held = pool.connect()
         groups = []
 
         def look():
-            groups[:] = _stacks.grouped(_stacks.hop_frames(current_limiter().pool.loop))
-            return groups and groups[0].where == "sqlalchemy/pool/impl.py _do_get"
+            frames = _stacks.hop_frames(current_limiter().pool.loop)
+            groups[:] = _stacks.grouped(frames)
+            if not (groups and groups[0].where == where):
+                return False
+            return all(map(_stacks.waits_for_thread, frames))
 
         async with anyio.create_task_group() as group:
             group.start_soon(run_in_threadpool, lambda: pool.connect().invalidate())
@@ -132,6 +141,7 @@ class TestStacks:
             finally:
                 held.invalidate()
         assert "test_stacks.py" in groups[0].called_from
+        assert is_pinned(groups, waiting_later=0)
 
 
 class Untouchable:
@@ -162,7 +172,6 @@ class TestNothingOfTheAppIsCalled:
                 )
                 (found,) = _stacks.grouped(_stacks.hop_frames(loop))
                 assert found.threads == 1
-                assert _stacks.waiting_for_connection(loop) == 0
             finally:
                 go_on.set()
 
@@ -201,7 +210,6 @@ class TestWithoutTheGil:
         loop = current_limiter().pool.loop
         assert not _stacks.can_be_read()
         assert _stacks.hop_frames() == _stacks.hop_frames(loop) == []
-        assert _stacks.waiting_for_connection(loop) == 0
         assert not is_pinned_now()
 
     async def test_gil_turned_on(self, gil):

@@ -42,7 +42,7 @@ class Settings(SimpleNamespace):
     :ivar stall_seconds: seconds in which nothing must finish before the pool counts as stalled
     :ivar max_wait: seconds for which a request waits for its first thread until it is answered 503;
         None: for as long as it takes
-    :ivar gate: whether to hold requests back while threads queue for database connections
+    :ivar connections: whether SQLAlchemy's pools ask who may take the next connection
     :ivar otel: whether to report to OpenTelemetry
     :ivar sources: where each that isn't the default came from: a variable's name, or
         "set_thread_limit()"
@@ -55,7 +55,7 @@ class Settings(SimpleNamespace):
     stall_threads: int | None
     stall_seconds: float
     max_wait: float | None
-    gate: bool
+    connections: bool
     otel: bool
     sources: Mapping[str, str]
 
@@ -77,7 +77,7 @@ DEFAULTS: dict[str, Any] = {
     "stall_threads": None,
     "stall_seconds": STALL_SECONDS,
     "max_wait": None,
-    "gate": True,
+    "connections": True,
     "otel": False,
 }
 
@@ -89,7 +89,7 @@ VARIABLES: dict[str, str] = {
     "FASTAPI_OVERFLOW_STALL_THREADS": "stall_threads",
     "FASTAPI_OVERFLOW_STALL_SECONDS": "stall_seconds",
     "FASTAPI_OVERFLOW_MAX_WAIT": "max_wait",
-    "FASTAPI_OVERFLOW_GATE": "gate",
+    "FASTAPI_OVERFLOW_CONNECTIONS": "connections",
     "FASTAPI_OVERFLOW_OTEL": "otel",
 }
 
@@ -137,7 +137,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         if not 0 < seconds < math.inf:
             raise _error(name, "a number of seconds above 0", given[name])
         values[name] = seconds
-    for switch in ("gate", "otel"):
+    for switch in ("connections", "otel"):
         if switch not in given:
             continue
         values[switch] = SWITCH.get(given[switch].lower())

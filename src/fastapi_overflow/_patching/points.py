@@ -19,6 +19,7 @@ import wrapt
 
 from .. import __version__, _settings
 from .._log import inform, warn
+from . import pools
 from .functions import is_pristine, leads_to, rebind
 from .table import MODULES, NEEDED, TABLE, Point
 
@@ -50,6 +51,7 @@ def register_hooks() -> None:
             else:
                 there.append(name)
                 _late.add(name)
+    pools.register_hook()
     for name in there:
         module = import_module(name)  # waits for another thread that is in the middle of it
         if _is_whole(module):

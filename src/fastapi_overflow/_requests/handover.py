@@ -36,11 +36,18 @@ class HopQueue(SimpleQueue[Any]):
     _put = 0  # written by the event loop's thread only
     _done = 0  # by the worker thread only
 
+    def __init__(self) -> None:
+        # What the thread is at. The next hop may be put while it is about to say that it has done
+        # the last one, but no third.
+        self.items: list[Any] = [None, None]
+
     def put_nowait(self, item: Any) -> None:
+        self.items[self._put & 1] = item
         self._put += 1
         super().put_nowait(item)
 
     def task_done(self) -> None:
+        self.items[self._done & 1] = None
         self._done += 1
 
     def join(self) -> None:

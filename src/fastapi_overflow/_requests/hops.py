@@ -26,6 +26,9 @@ T = TypeVar("T")
 # anyio's own function, whatever stands in its place later.
 anyio_run_sync = to_thread.run_sync
 
+# Told of tasks that make hops outside of any request, once SQLAlchemy is loaded.
+note_hop_outside: Callable[[Any], None] | None = None
+
 # What stands at anyio.to_thread.run_sync once it is patched, until somebody wraps it again.
 patched_run_sync: Any = None
 
@@ -50,6 +53,8 @@ class Hop(partial[Any]):
         pool = lease.pool if lease is not None and lease.pool.is_running_here() else current_pool()
         self._pool = pool
         task = pool.current_task()
+        if lease is None and note_hop_outside is not None:
+            note_hop_outside(task)
         waiter = pool.start_acquire(task, lease, self)
         if waiter is not None:
             await pool.wait(waiter)

@@ -16,6 +16,9 @@ from .._threads.pool import TokenPool
 
 current_lease: ContextVar[Lease | None] = ContextVar("fastapi_overflow_lease", default=None)
 
+# Where requests wait for connections: the module of that name, once SQLAlchemy is loaded.
+connections: Any = None
+
 # In the scope, so that it survives a middleware which hands a copy of the scope on.
 KEY = "fastapi_overflow.lease"
 
@@ -78,9 +81,15 @@ async def call_with_lease(
         app = turning_away(app, lease, pool.patience.seconds)
 
     try:
+        if connections is not None:
+            wait = connections.at_app(lease, app, around is not None or lease.hops > 0)
+            if wait is not None:
+                await wait
         await app(scope, receive, _Send(lease, send))
     finally:
         pool.close_lease(lease)
+        if lease.holder is not None and connections is not None:
+            connections.ended(lease)
         # In httpx's ASGITransport and test clients scope and context are the caller's own. Not by a
         # token of the variable: one more object for each request that waits.
         if scope.get(KEY) is lease:

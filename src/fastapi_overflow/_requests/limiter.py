@@ -41,7 +41,6 @@ class OverflowLimiter(anyio.CapacityLimiter):
         stall_threads: int | None = None,
         stall_seconds: float = 0.05,
         max_wait: float | None = None,
-        gate: bool = True,
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -53,7 +52,6 @@ class OverflowLimiter(anyio.CapacityLimiter):
             stall_threads=stall_threads,
             stall_seconds=stall_seconds,
             max_wait=max_wait,
-            gate=gate,
             observer=observer,
         )
 

@@ -92,7 +92,6 @@ def _new_limiter(observer: Observer | None) -> OverflowLimiter:
         stall_threads=settings.stall_threads,
         stall_seconds=settings.stall_seconds,
         max_wait=settings.max_wait,
-        gate=settings.gate,
         clock=current_clock(),
         observer=observer,
     )

@@ -13,7 +13,7 @@ from typing import Any
 from anyio import to_thread
 
 from .._threads.lease import Lease
-from . import hops
+from . import hops, lease_of_request
 from .hops import Hop, WithOwnLimiter, anyio_run_sync, iterate_in_threadpool, keeps_token_beside
 from .lease_of_request import call_with_lease, current_lease
 from .limiters import current_limiter, current_pool
@@ -75,7 +75,7 @@ def wrap_iterate_in_threadpool(
     return iterate_in_threadpool(*args, **kwargs)
 
 
-def wrap_starlette_call(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
+def wrap_starlette_call(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -> Any:
     """Starlette.__call__: open a lease for the request, in the outermost app only."""
     if len(args) + len(kwargs) != 3:
         # A call without arguments must raise its TypeError here and now, not when it is awaited:
@@ -108,7 +108,16 @@ def wrap_route_handle(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: An
             from .overloaded import noting_answer  # late: most operators don't ask for it
 
             args = (args[0], args[1], noting_answer(lease, args[2]))
+        if lease.holder is not None and lease_of_request.connections is not None:
+            wait = lease_of_request.connections.at_route(lease)
+            if wait is not None:
+                return _after(wait, wrapped, args, kwargs)
     return wrapped(*args, **kwargs)
+
+
+async def _after(wait: Awaitable[None], wrapped: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    await wait
+    return await wrapped(*args, **kwargs)
 
 
 def wrap_background_task(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:

@@ -14,11 +14,10 @@ Vocabulary, used everywhere in this project:
     share    how many tokens the requests of one route have
     quiet    a token beyond the limit, for a route that has none
     stall    somebody waits and nothing has finished for a while
-    gate     what keeps new requests out while threads queue for database connections
 
 Layout: pool (who gets a token: one numbered list of invariants), made of tokens (the books),
 waiters (the queue), shares (of the routes; code tells what else than a route a hop calls),
 patience (who has waited for too long), lingering (tokens between two hops), stall_watch with growth
-and kinds (who gets a thread when nothing moves) and gate; lease (one request's claim), clock (what
-is needed of an event loop), counters and snapshot (what others may read), observer (who is told).
+and kinds (who gets a thread when nothing moves); lease (one request's claim), clock (what is needed
+of an event loop), counters and snapshot (what others may read), observer (who is told).
 """

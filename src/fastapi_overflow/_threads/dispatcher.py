@@ -1,18 +1,16 @@
 """Who of those that wait gets the next token.
 
 Part of the pool, called for every hop. It must never decide by a time or by what a thread does:
-only by what is free, who waits, and how wide the gate is.
+only by what is free and who waits.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .counters import Counters
-from .gate import Gate
 from .lease import BUSY, EXTRA, LINGERING, MANY_HOPS, NONE, Lease, Waiter
 from .lingering import Lingering
 from .tokens import Tokens
@@ -28,10 +26,10 @@ class Dispatcher:
     """Gives tokens to hops, and takes them back.
 
     Regular tokens go to requests under way first, the deepest before others, then in turn to those
-    at their second hop and by fair share: to new ones, as far as the gate is open, and to the work
-    of background tasks. Those of the reserve go to the later hop of the request
-    that has made most hops, quiet ones to new requests of routes that have no thread. Who gets one
-    of the growth is decided by `Growth`, when the stall watch says so.
+    at their second hop and by fair share: to new ones, and to the work of background tasks. Those
+    of the reserve go to the later hop of the request that has made most hops, quiet ones to new
+    requests of routes that have no thread. Who gets one of the growth is decided by `Growth`, when
+    the stall watch says so.
 
     What must hold is among the pool's invariants.
 
@@ -47,7 +45,6 @@ class Dispatcher:
         "_owes_reserve",
         "finished",
         "finished_extra",
-        "gate",
         "lingering",
         "reports_hops",
         "shares",
@@ -62,7 +59,6 @@ class Dispatcher:
         reserve: int,
         *,
         stall_threads: int | None,
-        gate: Gate,
         counters: Counters,
         observer: Observer,
     ) -> None:
@@ -70,7 +66,6 @@ class Dispatcher:
         self.shares = self.waiters.shares
         self.lingering = Lingering(clock, self.somebody_waits, self.give_back)
         self.tokens = Tokens(limit, reserve, stall_threads, self.lingering.leases)
-        self.gate = gate
         self.finished = 0
         self.finished_extra = 0
         self.reports_hops = False
@@ -111,12 +106,10 @@ class Dispatcher:
         else:
             extra = not tokens.has_regular()
             quiet = False
-            if (extra and not (depth and tokens.has_reserved())) or not (
-                depth or self.gate_is_open()
-            ):
+            if extra and not (depth and tokens.has_reserved()):
                 if depth or not self._may_be_quiet(lease):
                     return False
-                extra = quiet = True
+                quiet = True
             promotes = lease is not None and lease.waiting_first
             counts = self.shares.counting and not (depth and lease is None)
             share = self.shares.of(lease, func) if counts else None
@@ -182,8 +175,8 @@ class Dispatcher:
         waiters = self.waiters
         if waiters.size:
             is_next = not waiters.urgent
-            if is_next and not (lease.extra or self.tokens.has_regular()):
-                rival = waiters.fairest(self.gate_is_open())
+            if is_next and not lease.extra:  # nor is a regular one free while somebody waits
+                rival = waiters.fairest()
                 threads = background.threads - (share is background)
                 is_next = rival is None or threads < rival.share.threads
             if not is_next:
@@ -321,11 +314,11 @@ class Dispatcher:
         """
         waiters, tokens = self.waiters, self.tokens
         while waiters.size:
-            if tokens.has_regular() and (waiters.later or self.gate_is_open()):
-                if tokens.quiet and self.gate_is_open() and not waiters.urgent:
+            if tokens.has_regular():
+                if tokens.quiet and not waiters.urgent:
                     tokens.make_regular()
                     continue
-                self.admit(waiters.under_way() or waiters.in_turn(self.gate_is_open()))
+                self.admit(waiters.under_way() or waiters.in_turn())
             elif waiters.later and tokens.has_reserved():
                 self.admit(waiters.deepest(), extra=True)
             elif (
@@ -377,11 +370,6 @@ class Dispatcher:
         if lease is not None and lease.waiting_first and not waiter.depth:
             lease.waiting_first.remove(waiter)
 
-    def gate_is_open(self) -> bool:
-        """Tell whether a first hop may take a regular token that is free."""
-        width = self.gate.width
-        return width == math.inf or self.tokens.taken - self.tokens.extra < width
-
     # ---- called through the stall watch
 
     def owe_reserve(self) -> None:
@@ -391,16 +379,14 @@ class Dispatcher:
             self.give_back(self.lingering.end_oldest(1, extra=True))
 
     def reassign(self) -> None:
-        """Serve those who may go on now, after a change from outside: of the gate, by growth."""
+        """Serve those who may go on now, after a change from outside: by growth."""
         self._assign()
 
     def check(self) -> None:
         """Assert the pool's invariants 1, 2, 4 and 5, for the tests."""
         self.waiters.check()
         self.tokens.check()
-        if self.tokens.has_regular():
-            assert not self.waiters.later
-            assert not (self.waiters.first and self.gate_is_open())
+        assert not (self.waiters.size and self.tokens.has_regular())
         assert not (self.waiters.later and self.tokens.has_reserved())
         assert not (self.tokens.has_quiet() and self.waiters.without_thread())
         taken = [*self.tokens.borrowers.values(), *self.tokens.lingering]

@@ -49,6 +49,7 @@ class Lease:
     :ivar lent: threads that stalls have added for it
     :ivar share: of its route, in which the own token counts while somebody waits
     :ivar refusal: what its first hop raises in an overload; None where it may wait for ever
+    :ivar holder: its accounts of connections, kept by whoever has opened the lease; None for none
     :ivar answered: whether the response has been sent; kept by whoever has opened the lease
     :ivar in_background: how many of its background tasks run. Not all that comes after the response
         is such work: FastAPI leaves dependencies then, which may give back what others wait for
@@ -58,6 +59,7 @@ class Lease:
         "answered",
         "closed",
         "extra",
+        "holder",
         "hops",
         "in_background",
         "lent",
@@ -85,6 +87,7 @@ class Lease:
         self.lent = 0
         self.share: Any = None
         self.refusal: Refusal | None = None
+        self.holder: Any = None
         self.answered = False
         self.in_background = 0
         self.closed = False

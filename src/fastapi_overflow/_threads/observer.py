@@ -1,4 +1,4 @@
-"""Who is told what a pool does, and what the pool asks of its surroundings.
+"""Who is told what a pool does.
 
 Given to the pool when it is made. A pool without anybody to tell has a `NoObserver`.
 """
@@ -39,9 +39,6 @@ if TYPE_CHECKING:  # as in `clock`
         def hop_ended(self, borrower: object, ran: bool) -> None:
             """It has given the token back, unused unless it `ran`; as above."""
 
-        def waiting_for_connections(self) -> int:
-            """Return how many of the pool's threads wait for a database connection."""
-
 
 class NoObserver:
     def stalled(self, seconds: float) -> None: ...
@@ -52,5 +49,3 @@ class NoObserver:
     def watch_failed(self, exc: Exception) -> None: ...
     def hop_began(self, borrower: object, waited: float) -> None: ...
     def hop_ended(self, borrower: object, ran: bool) -> None: ...
-    def waiting_for_connections(self) -> int:
-        return 0

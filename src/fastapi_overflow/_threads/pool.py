@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from .callers import Callers
 from .counters import Counters
 from .dispatcher import Dispatcher
-from .gate import Gate
 from .lease import LINGERING, Lease, Waiter
 from .patience import Patience
 from .stall_watch import StallWatch
@@ -43,7 +42,6 @@ class TokenPool:
     :param stall_seconds: seconds without a finished hop after which the pool is stalled
     :param max_wait: seconds after which a first hop is refused, where its request allows it; None:
         never
-    :param gate: whether to hold requests back while threads queue for database connections
     :param observer: told what happens
     """
 
@@ -53,14 +51,13 @@ class TokenPool:
     #   2. `tokens.extra` is the number of tokens taken that aren't regular.
     #   3. No more regular tokens are taken than there are, or were when the limit was lowered; no
     #      more others than the reserve, the stall threads and the quiet ones together.
-    #   4. While a regular token is free, no later hop waits, and no first hop but at the gate.
-    #      While a quiet one is free, no first hop waits of a known route without a token.
+    #   4. While a regular token is free, nobody waits. While a quiet one is free, no first hop
+    #      waits of a known route without a token.
     #   5. While one of the reserve is free, no later hop waits.
     #   6. While somebody waits, the stall watch is on; while also a token lingers, the turns of the
     #      loop are counted.
-    #   7. The gate is open while the stall watch is off, and when nothing has finished for a while.
-    #   8. Every token given out is given back by exactly one of `finish` and `abandon`.
-    #   9. While somebody waits, a share counts the tokens of its route: of all leases and of first
+    #   7. Every token given out is given back by exactly one of `finish` and `abandon`.
+    #   8. While somebody waits, a share counts the tokens of its route: of all leases and of first
     #      hops outside requests, less those of no known route that had begun before.
     # Therefore no deadlock: a hop that waits for a resource blocks its thread, and whoever holds
     # the resource either runs, and finishes, or waits as a later hop. A later hop is served from
@@ -81,7 +78,6 @@ class TokenPool:
         stall_threads: int | None = None,
         stall_seconds: float = 0.05,
         max_wait: float | None = None,
-        gate: bool = True,
         observer: Observer | None = None,
     ) -> None:
         self.clock = clock
@@ -91,20 +87,19 @@ class TokenPool:
             observer = NoObserver()
         self.observer = observer
         self.counters = Counters()
-        self._gate = Gate(gate)
         self._callers = Callers(clock.current_task)
         self._dispatcher = dispatcher = Dispatcher(
             clock,
             limit,
             reserve,
             stall_threads=stall_threads,
-            gate=self._gate,
             counters=self.counters,
             observer=self.observer,
         )
         self._waiters = dispatcher.waiters
+        self.held_back = 0  # requests that wait before they begin; kept by who has them wait
         self.patience = None if max_wait is None else Patience(max_wait, clock, self._refuse)
-        self._stall_watch = StallWatch(self, clock, stall_seconds, self._gate, self.observer)
+        self._stall_watch = StallWatch(self, clock, stall_seconds, self.observer)
         # Not methods that call these: one Python call less for each hop.
         self.current_task = clock.current_task
         self.is_running_here = clock.is_running_here
@@ -114,7 +109,6 @@ class TokenPool:
 
     def resize(self, limit: float, reserve: int) -> None:
         """Set limit and reserve; who may run now is woken, tokens that linger are taken back."""
-        self._gate.open()
         tokens, lingering = self._dispatcher.tokens, self._dispatcher.lingering
         tokens.resize(limit, reserve)
         too_many = tokens.taken - tokens.extra - tokens.regular
@@ -234,6 +228,11 @@ class TokenPool:
         if not waiter.granted:
             raise RuntimeError(ALREADY_HOLDING)
 
+    def count_refused(self, seconds: float) -> None:
+        """Count a request that has been turned away after so many seconds."""
+        self.counters.refused += 1
+        self.observer.refused(seconds)
+
     def _refuse(self, waiter: Waiter) -> None:
         """Turn a hop away that has waited for too long, if its request holds nothing."""
         lease = waiter.lease
@@ -243,8 +242,7 @@ class TokenPool:
             return
         self._dispatcher.leave_queue(waiter)
         waiter.refusal = lease.refusal
-        self.counters.refused += 1
-        self.observer.refused(time.monotonic() - waiter.since)
+        self.count_refused(time.monotonic() - waiter.since)
         waiter.wake()
 
     # ---- called by the stall watch
@@ -274,21 +272,6 @@ class TokenPool:
     def stall_is_over(self) -> None:
         """Forget which kinds of hops have got threads beyond the limit."""
         self._waiters.order_by(None)
-
-    def look_at_gate(self) -> None:
-        """Have the gate look at how many threads wait for connections."""
-        if not self._gate.on:
-            return
-        if self._waiters.first:
-            tokens = self._dispatcher.tokens
-            queued = self.observer.waiting_for_connections()
-            self._gate.look(tokens.taken - tokens.extra, tokens.regular, queued)
-        self._dispatcher.reassign()
-
-    def open_gate(self) -> None:
-        """Keep no new request out any longer."""
-        self._gate.open()
-        self._dispatcher.reassign()
 
     # ---- for those who look: from any thread, so no collection is iterated here
 
@@ -338,7 +321,6 @@ class TokenPool:
             waiters.first,
             waiters.later,
             waiters.oldest_since(),
-            max(tokens.regular - self._gate.width, 0),
             self._stall_watch.stalled,
         )
 
@@ -351,6 +333,6 @@ class TokenPool:
     def _check(self) -> None:
         """Assert the invariants, for the tests."""
         self._dispatcher.check()
-        assert self._stall_watch.on or (not self.waiting and math.isinf(self._gate.width))
+        assert self._stall_watch.on or not self.waiting
         lingering = self._dispatcher.lingering
         assert lingering.counts_turns or not (self.waiting and lingering.leases)

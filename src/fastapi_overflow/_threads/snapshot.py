@@ -18,7 +18,6 @@ class Snapshot(NamedTuple):
     waiting_first: int
     waiting_later: int
     oldest_since: float | None  # time.monotonic() since which the oldest waiter has waited
-    held_back: float  # regular tokens that first hops are kept from
     stalled: bool
 
     @property

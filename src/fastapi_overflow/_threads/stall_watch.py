@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from .clock import Clock
     from .counters import Counters
-    from .gate import Gate
     from .observer import Observer
 
 MOST = 1024  # threads at one look; the pool has its own bound
@@ -51,8 +50,6 @@ if TYPE_CHECKING:  # as in `clock`
         def grow(self, most: int) -> None: ...
         def relieve(self, most: int) -> None: ...
         def stall_is_over(self) -> None: ...
-        def look_at_gate(self) -> None: ...
-        def open_gate(self) -> None: ...
 
 
 class StallWatch:
@@ -71,26 +68,20 @@ class StallWatch:
     __slots__ = (
         "_calm",
         "_clock",
-        "_gate",
         "_in_a_stall",
         "_interval",
         "_observer",
         "_pool",
         "_seen",
-        "_since_gate",
         "_starved",
         "_step",
-        "_stuck",
         "on",
         "seconds",
         "stalled",
     )
 
-    def __init__(
-        self, pool: Watched, clock: Clock, seconds: float, gate: Gate, observer: Observer
-    ) -> None:
+    def __init__(self, pool: Watched, clock: Clock, seconds: float, observer: Observer) -> None:
         self._pool = pool
-        self._gate = gate
         self._clock = clock
         self._observer = observer
         self.seconds = seconds
@@ -99,8 +90,6 @@ class StallWatch:
         self._interval = seconds  # until the next look
         self._calm = 0.0  # seconds without a stalled look
         self._starved = 0.0  # seconds without regular progress
-        self._stuck = 0.0  # seconds without any
-        self._since_gate = 0.0  # seconds since the gate last looked
         self._in_a_stall = False
         self.on = False
         self.stalled = False
@@ -110,7 +99,7 @@ class StallWatch:
         if not self.on:
             self.on = True
             self._step = 1
-            self._calm = self._starved = self._stuck = self._since_gate = 0
+            self._calm = self._starved = 0
             self._interval = self.seconds
             self._look_later()
 
@@ -141,7 +130,6 @@ class StallWatch:
         if progress is None:
             self.on = self.stalled = False
             self._pool.nobody_waits()
-            self._gate.open()
             self._observer.moved()
             self._end_stall()
         elif progress == self._seen:
@@ -151,9 +139,6 @@ class StallWatch:
 
     def _nothing_finished(self) -> None:
         self._calm = 0
-        self._stuck += self._interval
-        if self._stuck >= self.seconds:
-            self._pool.open_gate()
         self.stalled = True
         if not self._in_a_stall:
             self._in_a_stall = True
@@ -168,15 +153,9 @@ class StallWatch:
         """Go on after a look that has seen hops finish, `regular` ones too."""
         self.stalled = False
         self._observer.moved()
-        self._stuck = 0
-        self._since_gate += self._interval
-        if self._since_gate >= self.seconds:
-            self._since_gate = 0
-            self._pool.look_at_gate()
         self._calm += self._interval
         self._starved = 0 if regular else self._starved + self._interval
         if self._starved >= STARVED_LOOKS * self.seconds:
-            self._pool.open_gate()
             self._pool.relieve(self._next_step())
             return
         if self._step > 1:

@@ -74,9 +74,8 @@ class WaiterQueue:
     """Waiters by age, by fair share, by depth. Every operation is O(log n) or better.
 
     First hops hold nothing: they are served by fair share between routes. So are the later hops of
-    background tasks, for which no client waits: without right of way, but they
-    may hold something, so that they are never held back, and the reserve and the growth are theirs
-    too. All other later hops have right of way.
+    background tasks, for which no client waits: without right of way, but they may hold something,
+    so that the reserve and the growth are theirs too. All other later hops have right of way.
 
     Invariants:
         1. Each waiter with `waiting` set is in exactly one of the first hops and the later ones, by
@@ -283,11 +282,10 @@ class WaiterQueue:
             return later
         return self._first_hops[0]
 
-    def fairest(self, first_too: bool = True) -> Waiter | None:
-        """Return who is next by fair share, of first hops if `first_too` and of background work."""
-        queues = (self.routed, self.others, self.background) if first_too else (self.background,)
+    def fairest(self) -> Waiter | None:
+        """Return who is next by fair share, of first hops and of background work."""
         best: Waiter | None = None
-        for queue in queues:
+        for queue in (self.routed, self.others, self.background):
             if queue.size:
                 found = queue.next()
                 if best is None or (found.share.threads, found.arrival) < (
@@ -304,7 +302,7 @@ class WaiterQueue:
         waiter = self.routed.next()
         return None if waiter.share.threads else waiter
 
-    def in_turn(self, first_too: bool = True) -> Waiter:
+    def in_turn(self) -> Waiter:
         """Return the oldest hop with right of way and the one that is next by fair share in turn.
 
         By age alone, a request that loses its thread before its second hop waits behind all others
@@ -313,7 +311,7 @@ class WaiterQueue:
         urgent = self.later - self.background.size
         fair = None
         if self._was_later or not urgent:
-            fair = self.fairest(first_too)
+            fair = self.fairest()
         self._was_later = fair is None
         return self._oldest_urgent() if fair is None else fair
 

@@ -74,14 +74,6 @@ METRICS = (
         "Hops that wait for a thread: the first ones of requests, and later ones",
         lambda s: [({"hop": "first"}, s.waiting_first), ({"hop": "later"}, s.waiting_later)],
     ),
-    Metric(
-        "thread.held_back",
-        "threads_held_back",
-        "{thread}",
-        False,
-        "Threads that new requests are kept from while others wait for connections",
-        _field("threads_held_back"),
-    ),
     Metric("hops", "hops", "{hop}", True, "Trips into a thread, begun", _field("hops")),
     Metric(
         "reserve.used",

@@ -115,14 +115,6 @@ class PoolObserver:
     def watch_failed(self, exc: Exception) -> None:
         _log_fault(exc)
 
-    def waiting_for_connections(self) -> int:
-        try:
-            from . import stacks  # late, as above
-
-            return stacks.waiting_for_connection(self._pool.loop)
-        except Exception:
-            return 0  # whatever an interpreter's frames are: the gate opens
-
     # ---- hops
 
     def hop_began(self, borrower: object, waited: float) -> None:

@@ -1,15 +1,15 @@
 """What the threads that run hops are doing at the moment.
 
-Called in the event loop's thread, while the pool is stalled and up to 20 times a second while first
-hops wait. It must be cheap, keep no frame alive, read no local variable and call no code of the
-app. It sees only which code runs, by module and function.
+Called in the event loop's thread while the pool is stalled, and by whoever asks for advice then. It
+must be cheap, keep no frame alive, read no local variable and call no code of the app. It sees only
+which code runs, by module and function.
 
 Stacks are not read while the GIL is off: then no thread is seen to do anything. The threads go on
 running while their frames are read, and without the GIL that is not safe. CPython's guide to free
 threading warns of `sys._current_frames()`, and it has crashed interpreters (python/cpython#118680).
-On such builds the gate stays open, the stall log doesn't say where threads are blocked,
-`deadlocks_averted` stays 0, and `advise()` doesn't recognise pinned connections. What prevents
-deadlocks needs no stacks: lease, reserve and growth work there too.
+On such builds the stall log doesn't say where threads are blocked, `deadlocks_averted` stays 0, and
+`advise()` doesn't recognise pinned connections. What prevents deadlocks needs no stacks: lease,
+reserve and growth work there too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ _TRIO = "trio._core._thread_cache"
 NOT_READ = "not known, as stacks can't be read while the GIL is off"
 
 # How `Group.where` begins for threads that wait for a connection.
-CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/")
+CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/", "fastapi_overflow/_connections/")
+
+# The module and the function in which a thread waits where SQLAlchemy's pools ask us. It is a bare
+# lock that it waits at, so it would look like work.
+_OURS = "fastapi_overflow."
+_QUEUE = "fastapi_overflow._connections.ledger", "take"
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,15 @@ def _runs_a_hop(innermost: FrameType) -> bool:
 def waits_for_thread(innermost: FrameType) -> bool:
     """Tell whether a thread waits for something that another thread must give back.
 
-    That is whatever waits in `threading`: for a connection of a pool, a condition, a semaphore, a
-    queue. A bare `Lock`, a socket or a sleep look like work from outside. Waiting for a future
-    doesn't count, nor does `from_thread.run`: the executor or the event loop may be at work on it.
+    That is whatever waits in `threading`, for a connection of a pool, a condition, a semaphore or a
+    queue, and whoever waits for a connection in our own queue. Any other bare `Lock`, a socket or a
+    sleep look like work from outside. Waiting for a future doesn't count, nor does
+    `from_thread.run`: the executor or the event loop may be at work on it.
     """
-    if module_of(innermost) != "threading":
+    module = module_of(innermost)
+    if (module, innermost.f_code.co_name) == _QUEUE:
+        return True
+    if module != "threading":
         return False
     for frame in _outwards(innermost):
         module = module_of(frame)
@@ -129,26 +138,6 @@ def waits_for_thread(innermost: FrameType) -> bool:
         if not is_stdlib(module):
             break
     return True
-
-
-def waiting_for_connection(loop: Any = None) -> int:
-    """Return how many threads wait for a connection of SQLAlchemy's pool.
-
-    :param loop: only worker threads of this asyncio loop; None: all threads
-    """
-    if "sqlalchemy.pool" not in sys.modules:
-        return 0
-    return sum(map(_waits_for_connection, _frames_of_others(loop)))
-
-
-def _waits_for_connection(innermost: FrameType) -> bool:
-    if module_of(innermost) != "threading":
-        return False
-    for frame in _outwards(innermost):
-        module = module_of(frame)
-        if not is_stdlib(module):
-            return module.startswith("sqlalchemy.pool")
-    return False
 
 
 def grouped(frames: Iterable[FrameType]) -> list[Group]:
@@ -160,11 +149,12 @@ def grouped(frames: Iterable[FrameType]) -> list[Group]:
 def _place(innermost: FrameType) -> tuple[str, str | None]:
     where = called_from = None
     for frame in _outwards(innermost):
-        if module_of(frame) in (_ANYIO, _TRIO):
+        module = module_of(frame)
+        if module in (_ANYIO, _TRIO):
             break
         name = frame.f_code.co_name
         short, owner = owner_of(frame)
-        if owner == "app":
+        if owner == "app" and not module.startswith(_OURS):  # ours: installed from its source
             called_from = f"{short}:{frame.f_lineno} {name}"
             break
         if where is None and owner != "stdlib":

@@ -39,8 +39,8 @@ class Stats:
         before the limit was lowered)
     :ivar threads_quiet: of these, given to a route that had none while all others were taken: two
         at most, which may be beyond the limit
-    :ivar threads_held_back: threads that new requests are kept from at the moment, because others
-        wait for a connection of SQLAlchemy's pool already
+    :ivar requests_held_back: requests that wait before they begin, for a connection of SQLAlchemy's
+        or for the first request of their route
     :ivar waiting_first: first hops that wait for a thread: requests that hold nothing yet
     :ivar waiting_later: later hops that wait for a thread: requests under way
     :ivar longest_wait: seconds for which the one of them has waited that has waited longest
@@ -75,7 +75,7 @@ class Stats:
     threads_reserved: int = 0
     threads_beyond_limit: int = 0
     threads_quiet: int = 0
-    threads_held_back: int = 0
+    requests_held_back: int = 0
     waiting_first: int = 0
     waiting_later: int = 0
     longest_wait: float = 0.0
@@ -176,7 +176,7 @@ def _of(pool: TokenPool) -> Stats:
         threads_reserved=int(min(now.extra, now.limit - now.regular)) if finite else 0,
         threads_beyond_limit=int(max(now.taken - now.limit, 0)) if finite else 0,
         threads_quiet=now.quiet,
-        threads_held_back=int(now.held_back) if finite else 0,
+        requests_held_back=pool.held_back,
         waiting_first=now.waiting_first,
         waiting_later=now.waiting_later,
         longest_wait=0.0 if now.oldest_since is None else time.monotonic() - now.oldest_since,

@@ -1,0 +1,241 @@
+"""What the requests of a route usually do with the connections of a pool.
+
+Learned from every request that ends, asked for every one that begins. It must stay small: a few
+numbers for each route and pool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+# Weight of the latest request is 1 / MEMORY, and more while there are fewer.
+MEMORY = 16
+
+# Requests after which the most that any had is forgotten, if none of so many had as much again.
+WINDOW = 256
+
+# A connection that is taken "soon": within so many times the seconds that it is kept for, plus a
+# little. Compared with each other, as both grow under load. Guesses, as is all below.
+SOON = 3
+LITTLE = 0.02
+
+# The first requests of a process take longer for everything but what they wait for: so many, and
+# what is a little for these.
+FIRST_TAKERS = 4
+FIRST_LITTLE = 0.5
+
+# By how much the least time until a request takes its first one grows with each request.
+FORGETTING = 1.02
+
+# Shares of requests that take a connection at all, from which on a route's are held back. Where
+# they could wait in a thread just as well, holding them back must all but never be for nothing.
+OFTEN = 0.5
+NEARLY_ALWAYS = 0.9
+
+# Pools whose habits are kept for a route: some apps make an engine for each request.
+MOST_POOLS = 16
+
+LOOK_SECONDS = 0.05  # between two looks at what requests wait for before they begin
+
+# Looks for which the others of a route wait for the first one: at most, and while it
+# has taken no connection. Guesses.
+MOST_TICKS = 20
+TICKS_WITHOUT = 5
+
+# Seconds for which requests that have failed for want of a connection are held back although they
+# take theirs late.
+PRESSED_SECONDS = 60.0
+
+
+class Visit:
+    """What one request has done with one pool.
+
+    :ivar began: time.monotonic() when it reached its route, or was let in
+    :ivar takes: connections that it has taken
+    :ivar most: at once
+    :ivar most_elsewhere: at once when it took one elsewhere than in a hop's thread
+    :ivar idle: seconds until it took the first
+    :ivar again: most seconds without any until it took another
+    :ivar kept: seconds with one at least
+    """
+
+    __slots__ = ("again", "began", "idle", "kept", "most", "most_elsewhere", "takes")
+
+    def __init__(self, began: float, held: int = 0) -> None:
+        self.start_over(began, held)
+
+    def start_over(self, began: float, held: int) -> None:
+        self.began = began
+        self.takes = 0
+        self.most = held
+        self.most_elsewhere = 0
+        self.idle = 0.0
+        self.again = 0.0
+        self.kept = 0.0
+
+    def copy(self) -> Visit:
+        visit = Visit(self.began)
+        for name in Visit.__slots__:
+            setattr(visit, name, getattr(self, name))
+        return visit
+
+    def together(self, later: Visit | None) -> Visit:
+        """Return this and what came after as one."""
+        visit = self.copy()
+        if later is not None:
+            visit.takes += later.takes
+            visit.most = max(visit.most, later.most)
+            visit.most_elsewhere = max(visit.most_elsewhere, later.most_elsewhere)
+            visit.again = max(visit.again, later.again)
+            visit.kept += later.kept
+        return visit
+
+
+@dataclass(slots=True)
+class Habit:
+    """What requests of one route do with one pool."""
+
+    requests: int = 0
+    share: float = 0.0  # of them that took one
+    most: int = 0
+    most_elsewhere: int = 0
+    takes: int = 0
+    idle: float = 0.0
+    again: float = 0.0
+    kept: float = 0.0
+    pressed_until: float = 0.0
+    starved_until: float = 0.0
+    is_simple: bool = False  # whether they take one at a time; looked at by each checkout
+    _takers: int = 0
+    _window: list[int] = field(default_factory=lambda: [0, 0, 0])
+
+    def raise_to(self, visit: Visit) -> None:
+        """Learn from a request under way what others must not be let in without knowing."""
+        self.most = max(self.most, visit.most)
+        self.is_simple = self.is_simple and self.most <= 1
+        self.most_elsewhere = max(self.most_elsewhere, visit.most_elsewhere)
+        self.takes = max(self.takes, visit.takes)
+
+    def learn(self, visit: Visit | None) -> None:
+        """Learn from a request that has ended; None for one that took nothing."""
+        self.requests += 1
+        took = visit is not None and visit.takes > 0
+        self.share += (took - self.share) / min(self.requests, MEMORY)
+        if visit is not None and took:
+            self.raise_to(visit)
+            self._takers += 1
+            weight = 1 / min(self._takers, MEMORY)
+            # The least of them: under load the others have waited for threads as well.
+            self.idle = min(visit.idle, self.idle * FORGETTING) if self._takers > 1 else visit.idle
+            self.again += (visit.again - self.again) * weight
+            self.kept += (visit.kept - self.kept) * weight
+            latest = (visit.most, visit.most_elsewhere, visit.takes)
+            self._window = [max(pair) for pair in zip(self._window, latest, strict=True)]
+        if not self.requests % WINDOW and any(self._window):
+            self.most, self.most_elsewhere, self.takes = self._window
+            self._window = [0, 0, 0]
+        self.is_simple = self.most <= 1
+
+    def press(self, now: float, in_vain: bool = False) -> None:
+        """Take note that a request has failed for want of a connection.
+
+        :param in_vain: whether it has waited for the pool's timeout in a thread of the app's
+        """
+        self.pressed_until = now + PRESSED_SECONDS
+        if in_vain:
+            self.starved_until = self.pressed_until
+
+    @property
+    def is_early(self) -> bool:
+        """Whether requests take their first one soon."""
+        return self.idle <= SOON * self.kept + self._little
+
+    def goes_on(self, visit: Visit, now: float) -> bool:
+        """Tell whether a request that has given back what it had takes another soon."""
+        is_soon = self.again <= SOON * self.kept + self._little
+        return visit.takes < self.takes and (is_soon or now < self.pressed_until)
+
+    @property
+    def _little(self) -> float:
+        return FIRST_LITTLE if self._takers < FIRST_TAKERS else LITTLE
+
+    def claim(self, now: float) -> int:
+        """Return how many connections to set aside for a request that begins."""
+        if not self.most_elsewhere:
+            return 0
+        if now < self.pressed_until or (self.share >= OFTEN and self.is_early):
+            return self.most_elsewhere
+        return 0
+
+    def takes_in_threads(self) -> bool:
+        """Whether requests nearly always take one soon, where they can wait for it."""
+        return self.share >= NEARLY_ALWAYS and not self.most_elsewhere and self.is_early
+
+
+class RouteHabits:
+    """The habits of one route, by the kind of pool.
+
+    :ivar requests: of the route that have ended
+    :ivar first: the first one, until it has ended
+    :ivar is_open: whether the others need not wait for the first one
+    :ivar ticks: looks at the first one, while the others wait for it
+    :ivar waiting: called, once each, when they need not wait any longer
+    """
+
+    __slots__ = ("by_kind", "first", "is_open", "requests", "ticks", "waiting")
+
+    def __init__(self) -> None:
+        self.by_kind: dict[object, Habit] = {}
+        self.requests = 0
+        self.first: Any = None
+        self.is_open = False
+        self.ticks = 0
+        self.waiting: list[Callable[[], None]] = []
+
+    def open(self) -> None:
+        """Let the others wait for the first one no longer."""
+        self.is_open = True
+        waiting, self.waiting = self.waiting, []
+        for wake in waiting:
+            wake()
+
+    def look_at_first(self) -> None:
+        """Open if enough is known: called from time to time by an event loop while others wait.
+
+        It is at the end of the first one, or once that has taken nothing for a while. By looks of
+        the loop, which may have been at something else for longer.
+        """
+        self.ticks += 1
+        first = self.first
+        takes_none = first is not None and not first.has_taken_something
+        if first is None or self.ticks >= (TICKS_WITHOUT if takes_none else MOST_TICKS):
+            self.open()
+
+    def seconds_of_looks(self) -> float:
+        """Return for how long the loop has looked at the first one; math.inf if nobody waits."""
+        return (self.ticks + 1) * LOOK_SECONDS if self.waiting else math.inf
+
+    def of(self, kind: object) -> Habit:
+        habit = self.by_kind.get(kind)
+        if habit is None:
+            # In one step: a thread may take a connection meanwhile.
+            if len(self.by_kind) >= MOST_POOLS:
+                self.by_kind = dict(list(self.by_kind.items())[MOST_POOLS // 2 :])
+            habit = self.by_kind.setdefault(kind, Habit())
+        return habit
+
+    def learn(self, visits: dict[object, Visit]) -> None:
+        """Learn from a request that has ended, by the kinds of pools that it took from."""
+        self.requests += 1
+        for kind, visit in visits.items():
+            self.of(kind).learn(visit)
+        if len(visits) < len(self.by_kind):
+            for kind, habit in list(self.by_kind.items()):
+                if kind not in visits:
+                    habit.learn(None)
+        self.first = None
+        if not self.is_open:
+            self.open()

@@ -1,0 +1,174 @@
+"""Who takes connections: a request, a task or a thread outside of any.
+
+Made at the first checkout or the first wait of each. It must never keep a request alive whose
+connections are back.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .habits import MOST_POOLS, Habit, RouteHabits, Visit
+
+# Where a connection is taken: on an event loop, in the thread of a hop, in a thread of the app's.
+LOOP, HOP, THREAD = range(3)
+
+
+class Account(Visit):
+    """What one holder has of one pool, and has done with it since it reached its route.
+
+    :ivar held: connections that it has
+    :ivar claim: connections set aside for it, those that it has included
+    :ivar promise: the entry of what is set aside in the ledger's list; None for nothing
+    :ivar is_awaited: whether it was let in without any being set aside, and has yet to take one
+    :ivar is_simple: whether it has taken one at a time, so that it comes to its end whatever others
+        do if its kind does so too
+    :ivar is_quick: whether nothing is learned at the return of what it takes
+    """
+
+    __slots__ = (
+        "claim",
+        "emptied",
+        "filled",
+        "habit",
+        "held",
+        "holder",
+        "is_awaited",
+        "is_quick",
+        "is_simple",
+        "ledger",
+        "promise",
+    )
+
+    def __init__(self, holder: Holder, ledger: Any, habit: Habit | None) -> None:
+        super().__init__(holder.began)
+        self.holder = holder
+        self.ledger = ledger
+        self.habit = habit
+        self.held = 0
+        self.claim = 0
+        self.promise: list[Any] | None = None
+        self.is_awaited = False
+        self.is_simple = True
+        self.is_quick = habit is None or holder.owner is not None
+        self.filled = 0.0  # when it got the first of those that it holds
+        self.emptied = 0.0  # when it gave the last one back
+
+    def limit(self) -> int:
+        """Return the most that it may hold at once, by all that is known."""
+        most = max(self.most, self.held, 1)
+        if self.habit is not None:
+            most = max(most, self.habit.most)
+            if not self.habit.requests:  # never seen to its end
+                most = max(most, 2)
+        capacity: int = self.ledger.capacity
+        return min(most, capacity)
+
+    def outright(self) -> int:
+        """Return how many must be free for it to take its first one, the others set aside.
+
+        It takes them elsewhere than in a hop's thread, where it may not be able to wait.
+        """
+        if self.held or self.habit is None:
+            return 1
+        capacity: int = self.ledger.capacity
+        return max(1, min(self.habit.most_elsewhere, capacity))
+
+
+class Holder:
+    """A request, or a task or a thread outside of any, with its accounts.
+
+    :ivar owner: the request; None for what isn't one
+    :ivar habits: of the route that it has reached; None without a route
+    :ivar began: time.monotonic() when it reached the route, or was let in
+    :ivar thread: a weak reference to the thread of one that isn't a request
+    :ivar waited: seconds that it has waited to be let in while nothing came back
+    :ivar waiting: its checkouts that wait
+    :ivar may_wait: whether it may be held back before it begins
+    :ivar endpoint: of the route; None before it is reached
+    :ivar app_habits: the habits of the app, once it has reached its route
+    :ivar app_visits: what it had done by then, where it holds some of it still; else None
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "accounts",
+        "app_habits",
+        "app_visits",
+        "began",
+        "endpoint",
+        "habits",
+        "may_wait",
+        "owner",
+        "thread",
+        "waited",
+        "waiting",
+    )
+
+    def __init__(self, owner: Any, habits: RouteHabits | None, thread: Any = None) -> None:
+        self.owner = owner
+        self.habits = habits
+        self.began = time.monotonic()
+        self.thread = thread
+        self.waited = 0.0
+        self.accounts: dict[Any, Account] = {}
+        self.waiting: list[Any] = []
+        self.may_wait = False
+        self.endpoint: object = None
+        self.app_habits: RouteHabits | None = None
+        self.app_visits: dict[object, Visit] | None = None
+
+    def account(self, ledger: Any) -> Account:
+        account = self.accounts.get(ledger)
+        if account is None:
+            if len(self.accounts) >= MOST_POOLS:  # a thread may see any number of them
+                self._forget_empty()
+            habit = None if self.habits is None else self.habits.of(ledger.kind)
+            # In one step: two hops of a request may come here at once.
+            account = self.accounts.setdefault(ledger, Account(self, ledger, habit))
+        return account
+
+    def _forget_empty(self) -> None:
+        for ledger, account in list(self.accounts.items()):
+            if not (account.held or account.claim or account.is_awaited or self.waiting):
+                self.accounts.pop(ledger, None)
+
+    def has_waited(self) -> None:
+        """Begin only now: it was held back until then."""
+        self.began = time.monotonic()
+        for account in list(self.accounts.values()):
+            account.began = self.began
+
+    def visits(self) -> dict[object, Visit]:
+        """Return what it has done with each pool so far, by the kind of pool."""
+        now = time.monotonic()
+        visits: dict[object, Visit] = {}
+        for account in list(self.accounts.values()):
+            if account.takes:
+                visit = visits[account.ledger.kind] = account.copy()
+                if account.held:
+                    visit.kept += now - max(account.filled, account.began)
+        return visits
+
+    def go_on(self, habits: RouteHabits) -> None:
+        """Begin anew, at a route that it has reached."""
+        self.habits = habits
+        self.began = time.monotonic()
+        for account in list(self.accounts.values()):
+            account.habit = habits.of(account.ledger.kind)
+            account.is_simple = account.held <= 1
+            account.start_over(self.began, account.held)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is a request that has ended."""
+        return self.owner is not None and bool(self.owner.closed)
+
+    @property
+    def has_taken_something(self) -> bool:
+        return any(account.takes or account.held for account in list(self.accounts.values()))
+
+    @property
+    def holds_something(self) -> bool:
+        return any(account.held for account in list(self.accounts.values()))

@@ -1,0 +1,90 @@
+"""Which requests have something running in a thread at this moment.
+
+Asked where a checkout finds no connection and may have to fail: never for a hop or a checkout that
+goes on. A hop pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Collection
+from contextvars import Context
+from types import FrameType
+from typing import Any
+
+from .._threads.lease import BUSY, Lease
+from .handover import HopQueue
+from .lease_of_request import current_lease
+
+# Modules in which a thread waits for the event loop.
+_WAITS_FOR_LOOP = frozenset({"anyio.from_thread", "concurrent.futures._base"})
+
+
+def some_at_work(leases: Collection[Lease], waiting: Collection[int], loop_stands: bool) -> bool:
+    """Tell whether one of these requests may go on by itself.
+
+    It runs in a thread and waits neither for a connection nor for the event loop. As far as can be
+    seen: of anyio's threads and of asyncio's executor; a thread that an app has started itself
+    isn't known to belong to a request.
+
+    :param waiting: the threads that wait for a connection
+    :param loop_stands: whether the loop of this thread stands still: then a request of another loop
+        goes on by itself too
+    """
+    among: list[Lease | None] = [*leases]
+    if loop_stands and not all(lease.closed or lease.pool.is_running_here() for lease in leases):
+        return True
+    stacks = sys._current_frames() if getattr(sys, "_is_gil_enabled", _yes)() else {}
+    stacks.pop(threading.get_ident(), None)  # it leads back to this variable
+    unknown = True
+    for thread in threading.enumerate():
+        frame = stacks.get(thread.ident or 0)
+        queue = getattr(thread, "queue", None)
+        if type(queue) is HopQueue:
+            unknown = False
+        if thread.ident in waiting:
+            continue
+        if type(queue) is HopQueue:
+            items = [part for item in queue.items if item for part in item]
+            context = next((part for part in items if type(part) is Context), None)
+        else:
+            context = _context_in_executor(frame)
+        if context is not None and context.get(current_lease) in among and not _waits(frame):
+            return True
+    # Threads that say nothing of what they do: trio's, or those of another anyio.
+    return unknown and any(lease.token == BUSY for lease in leases)
+
+
+def _yes() -> bool:
+    return True
+
+
+def _waits(frame: FrameType | None) -> bool:
+    """Tell whether a thread waits for an event loop, as far as can be seen."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") in _WAITS_FOR_LOOP:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _context_in_executor(frame: FrameType | None) -> Context | None:
+    """Return the context of what a thread of an executor runs, as `asyncio.to_thread` gives it."""
+    while frame is not None:
+        if frame.f_code.co_name == "run" and frame.f_globals.get("__name__", "").startswith(
+            "concurrent.futures"
+        ):
+            # The frame goes with the work, so what a look at its variables keeps does too.
+            return _context_of(frame.f_locals.get("self"))
+        frame = frame.f_back
+    return None
+
+
+def _context_of(item: Any) -> Context | None:
+    try:
+        function = item.fn if hasattr(item, "fn") else item.task[0]
+        context = function.func.__self__
+    except Exception:
+        return None  # something else than to_thread
+    return context if type(context) is Context else None
