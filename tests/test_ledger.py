@@ -1,0 +1,281 @@
+"""The ledger of a pool: who may go on, and who waits.
+
+Run by pytest, one thread at a time, without time passing: see ledger_tools.
+"""
+
+import weakref
+
+import pytest
+
+from fastapi_overflow._connections.holder import HOP, LOOP
+from fastapi_overflow._connections.ledger import LOOK_SECONDS, OLD, NoConnection
+from ledger_tools import World, alive, check_empty, is_safe, known_route
+
+
+@pytest.fixture
+def world():
+    world = World(2, 1)
+    yield world
+    world.close()
+
+
+def look_until_it_fails(world, party):
+    for _ in range(5):
+        world.time.now += LOOK_SECONDS
+        if party.look():
+            raise AssertionError("it has been served")
+
+
+class TestCheckout:
+    def test_free(self, world):
+        """Whoever asks first gets what is free, and the next one waits."""
+        ledger, _ = world.ledgers
+        first, second, third = world.request(), world.request(), world.request()
+        assert first.take(ledger)
+        assert second.take(ledger)
+        assert not third.take(ledger)
+        first.give_back()
+        assert third.look()
+        for party in (first, second, third):
+            party.finish()
+
+    def test_served_by_its_own_look(self, world):
+        """A checkout that goes on at once, as the pool knows more, waits no longer for anybody."""
+        _, ledger = world.ledgers
+        ledger.pool.unknown = 1
+        world.look(3)
+        ledger.pool.unknown = 0
+        world.look()
+        world.time.now += LOOK_SECONDS
+        request = world.request()
+        assert request.take(ledger)
+        assert not request.holder.waiting
+
+    def test_on_loop(self, world):
+        """On the loop it fails at once where nobody at work can bring one."""
+        _, ledger = world.ledgers
+        world.request().take(ledger, LOOP)
+        other = world.request()
+        assert not other.take(ledger, LOOP)
+        with pytest.raises(NoConnection, match="event loop"):
+            look_until_it_fails(world, other)
+
+    def test_on_loop_beside_threads(self, world):
+        """On the loop it waits for what a thread is about to give back."""
+        _, ledger = world.ledgers
+        thread = world.request()
+        thread.take(ledger, HOP)
+        other = world.request()
+        assert not other.take(ledger, LOOP)
+        for _ in range(5):
+            assert not other.look()
+        thread.give_back()
+        assert other.look()
+
+
+class TestSafety:
+    def test_known(self, world):
+        """Requests that take two at once get their first only where both can come to their end."""
+        ledger, _ = world.ledgers
+        habits = known_route((ledger, 2, 0))
+        first, second = world.request(habits), world.request(habits)
+        assert first.take(ledger)
+        assert not second.take(ledger)
+        assert first.take(ledger)
+        first.finish()
+        assert second.look()
+
+    def test_learned_meanwhile(self, world):
+        """What a route turns out to take holds for its requests that are under way as well."""
+        ledger, _ = world.ledgers
+        habits = known_route((ledger, 1, 0))
+        first, second = world.request(habits), world.request(habits)
+        second.enter(ledger)
+        first.take(ledger)
+        first.take(ledger)
+        first.give_back()
+        assert not second.take(ledger)
+        assert is_safe(ledger)
+        first.finish()
+        assert second.look()
+
+    def test_let_in(self, world):
+        """What takes one on the loop and another in a hop is let in where it can get both."""
+        ledger, _ = world.ledgers
+        habits = known_route((ledger, 2, 1))
+        assert world.request(habits).enter(ledger, 1)
+        assert not world.request(habits).enter(ledger, 1)
+
+    def test_two_pools(self, world):
+        """Where two wait for each other in two pools, the newer one fails and the other goes on."""
+        _, replica = world.ledgers
+        primary = world.other_ledger(1)
+        first, second = world.request(), world.request()
+        first.take(primary)
+        second.take(replica)
+        assert not first.take(replica)
+        assert not second.take(primary)
+        assert not first.look()
+        with pytest.raises(NoConnection, match="all who have one wait"):
+            look_until_it_fails(world, second)
+        second.finish()
+        assert first.look()
+
+    def test_forgotten(self, world):
+        """What a pool has forgotten, when it was disposed of, makes nobody fail."""
+        ledger, _ = world.ledgers
+        party = world.request()
+        party.take(ledger)
+        party.take(ledger)
+        ledger.pool.unknown = -2
+        if not party.take(ledger):
+            for _ in range(3):
+                world.time.now += LOOK_SECONDS
+                if party.look():
+                    break
+        assert len(party.out) == 3
+
+    def test_more_is_set_aside(self, world):
+        """With its first one no more is set aside for a request than leaves others able to end."""
+        ledger = world.other_ledger(3)
+        assert world.request(known_route((ledger, 2, 0))).enter(ledger, claim=1)
+        request = world.request(known_route((ledger, 3, 2)))
+        assert request.enter(ledger, claim=1)  # less than its kind is known to need by now
+        assert request.take(ledger)
+        assert is_safe(ledger)
+
+    def test_nobody_fails_beside_a_free_one(self, world):
+        """Who waits in a circle takes what is free, though not all may be able to end then.
+
+        Both have taken theirs on the loop, where nobody asks whether all could still end.
+        """
+        ledger = world.other_ledger(3)
+        habits = known_route((ledger, 3, 0))
+        first, second = world.request(habits), world.request(habits)
+        assert first.take(ledger, LOOP)
+        assert second.take(ledger, LOOP)
+        assert not is_safe(ledger)
+        assert not first.take(ledger)
+        assert not second.take(ledger)
+        for _ in range(5):
+            world.time.now += LOOK_SECONDS
+            if second.look():
+                break
+        assert len(second.out) == 2
+        second.finish()
+        assert first.look()
+        first.finish()
+
+
+class TestEntries:
+    def test_starving(self, world):
+        """A request that waits to be let in is in the end, beside threads that never stop."""
+        _, ledger = world.ledgers
+        holder = world.request()
+        holder.take(ledger)
+        request = world.request(known_route((ledger, 1, 1)))
+        assert not request.enter(ledger, 1)
+        for _ in range(50):
+            other = world.request()
+            other.take(ledger)
+            holder.finish()
+            world.time.now += LOOK_SECONDS
+            if request.woken:
+                return
+            assert other.look()
+            holder = other
+        raise AssertionError("it starves")
+
+    def test_promise(self, world):
+        """What is set aside and not taken is given up, also where no loop looks any longer."""
+        _, ledger = world.ledgers
+        assert world.request(known_route((ledger, 1, 1))).enter(ledger, 1)
+        thread = world.thread()
+        assert not thread.take(ledger)
+        world.time.now += 10
+        assert thread.look()
+
+    def test_after_who_has_one(self, world):
+        """What was put by for one that waits for long is for a thread that needs a further one."""
+        ledger, _ = world.ledgers
+        thread = world.thread()
+        assert thread.take(ledger)
+        waiting = world.request()
+        assert not waiting.enter(ledger, claim=2)
+        world.time.now += OLD
+        world.look()
+        assert ledger.aside == 1
+        assert thread.take(ledger)
+        thread.finish()
+        assert waiting.entry.is_in
+        waiting.leave()
+        waiting.finish()
+
+    def test_put_by_if_all_can_end(self, world):
+        """Nothing is put by for one that waits for long where somebody then couldn't end."""
+        ledger = world.other_ledger(3)
+        holder = world.request(known_route((ledger, 3, 0)))
+        assert holder.take(ledger)
+        assert holder.take(ledger)
+        waiting = world.request(known_route((ledger, 2, 2)))
+        assert not waiting.enter(ledger, claim=2)
+        world.time.now += OLD
+        world.look()
+        assert ledger.aside == 0
+        assert holder.take(ledger)
+        holder.finish()
+        assert waiting.entry.is_in
+        waiting.leave()
+        waiting.finish()
+
+
+class TestEnd:
+    def test_with_connections_out(self, world):
+        """A request that has ended has nothing set aside, however few of its connections return."""
+        ledger, _ = world.ledgers
+        request = world.request(known_route((ledger, 2, 2)))
+        request.enter(ledger, 2)
+        request.take(ledger, LOOP)
+        request.take(ledger, LOOP)
+        request.end()
+        request.give_back()
+        assert ledger.aside == 0
+
+    def test_interrupted_when_served(self, world):
+        """Interrupted in the moment in which it was served, it gives the connection to the next."""
+        _, ledger = world.ledgers
+        first, second, third = (world.request() for _ in range(3))
+        first.take(ledger)
+        second.take(ledger)
+        third.take(ledger)
+        first.finish()
+        assert second.waits[0].granted
+        second.give_up(second.waits[0])
+        assert third.look()
+        third.finish()
+        check_empty(ledger)
+
+    def test_nothing_kept_alive(self, world):
+        """Requests are forgotten when they have ended, though nobody looks at the ledger."""
+        ledger, _ = world.ledgers
+        habits = known_route((ledger, 2, 2))
+        references = []
+        for _ in range(50):
+            request = world.request(habits)
+            request.take(ledger, LOOP)
+            request.finish()
+            references.append(weakref.ref(request.holder))
+        del request
+        assert not alive(references)
+
+
+class TestPool:
+    def test_slow_creators(self, world):
+        """Connections that are still being made count once."""
+        ledger, _ = world.ledgers
+        accounts = [world.request().holder.account(ledger) for _ in range(2)]
+        for account in accounts:
+            assert ledger.takes_at_once(account, HOP) or not ledger.take(account, HOP, 0)
+            ledger.pool.taken += 1
+        world.look(4)
+        assert ledger.adrift == 0
