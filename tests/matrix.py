@@ -29,8 +29,14 @@ INSTALL_TIMEOUT = 400
 PROBE_TIMEOUT = 60
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15", "3.13t", "3.14t", "3.15t")
 
-NEWEST = {"fastapi": "", "anyio": "", "wrapt": ""}
-LOWEST = {"fastapi": "0.100.0", "starlette": "lowest", "anyio": "lowest", "wrapt": "lowest"}
+NEWEST = {"fastapi": "", "anyio": "", "wrapt": "", "sqlalchemy": ""}
+LOWEST = {
+    "fastapi": "0.100.0",
+    "starlette": "lowest",
+    "anyio": "lowest",
+    "wrapt": "lowest",
+    "sqlalchemy": "1.4.0",  # no dependency of ours, so no bound in the wheel
+}
 
 # FastAPI with the Starlette that it asks for and the anyio of its time; trio where the newest has
 # dropped what that anyio needs.
@@ -52,8 +58,15 @@ ANYIO = (
     {"anyio": "4.14.2"},
 )
 WRAPT = ("1.16.0", "1.17.3", "2.0.0", "2.2.2")
+# SQLModel takes the SQLAlchemy that it asks for.
+SQLALCHEMY = ({"sqlalchemy": "1.4.*"}, {"sqlalchemy": "2.0.*"}, {"sqlmodel": ""})
 
-PACKAGES = ("fastapi", "starlette", "anyio", "wrapt")
+PACKAGES = ("fastapi", "starlette", "anyio", "wrapt", "sqlalchemy", "sqlmodel")
+
+# What the apps in shapes/ import, and those that are sent 200 requests in each row: they stall at
+# the patch points for connections, the app's door and the route.
+FOR_SHAPES = ("sqlalchemy", "python-multipart")
+SHAPES = ("on the loop", "second session in the endpoint", "middleware inspects on the loop")
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,9 @@ def rows(pythons: list[Python], corners: bool) -> Iterator[Row]:
             yield row(python, {**NEWEST, **anyio})
         for wrapt in WRAPT:
             yield row(python, {**NEWEST, "wrapt": wrapt}, loops=False)
+        for library in SQLALCHEMY:
+            pins = {name: version for name, version in NEWEST.items() if name != "sqlalchemy"}
+            yield row(python, {**pins, **library}, loops=False)
         yield row(python, {"starlette": ""})
 
 
@@ -194,7 +210,8 @@ def try_row(row: Row, wheel: Path, lowest: dict[str, str]) -> tuple[dict[str, st
                 result = json.loads(output.splitlines()[-1])
                 versions = result["versions"]
                 wrong += [f"{k}: {v}" for k, v in result["checks"].items() if v is not True]
-            wrong += run_as_module(python) + start_files(row, python)
+            wrong += run_as_module(python) + shapes(row, python, folder)
+            wrong += start_files(row, python)
         except (ChildFailed, ChildHung) as exc:
             return dict(row.pins), [str(exc)]
         return versions, wrong
@@ -204,7 +221,8 @@ def install(row: Row, wheel: Path, venv: Path, lowest: dict[str, str]) -> tuple[
     """Make a row's environment; return how to call its Python."""
     inside = row.python.inside
     # The newest that is there as a wheel: to build it takes Rust.
-    wanted = ["--only-binary", "pydantic-core", inside(wheel), *requirements(row, lowest)]
+    wanted = ["--only-binary", "pydantic-core", inside(wheel), *FOR_SHAPES]
+    wanted += requirements(row, lowest)
     printed(*row.python.command, "-m", "venv", inside(venv), timeout=INSTALL_TIMEOUT)
     python = (*row.python.command[:-1], inside(venv / "bin" / "python"))
     if row.python.root == Path("/"):
@@ -213,6 +231,23 @@ def install(row: Row, wheel: Path, venv: Path, lowest: dict[str, str]) -> tuple[
         pip = (*python, "-m", "pip", "install", "--quiet")
         printed(*pip, *wanted, timeout=INSTALL_TIMEOUT)
     return python
+
+
+LOAD = """
+import os, runpy, sys
+os.chdir(sys.argv.pop(1))
+sys.path.insert(0, "shapes")
+runpy.run_path("shapes/load.py", run_name="__main__")
+"""
+
+
+def shapes(row: Row, python: tuple[str, ...], folder: Path) -> list[str]:
+    """Return the shapes of which requests aren't answered."""
+    shutil.copytree(ROOT / "tests" / "shapes", folder / "shapes")
+    command = (*python, "-c", LOAD, row.python.inside(folder), *SHAPES, "--deadline", "60")
+    reports = [json.loads(line) for line in printed(*command, timeout=SMOKE_TIMEOUT).splitlines()]
+    wrong = [f"{r['shape']}: {r['outcomes']}" for r in reports if r["outcomes"].get("200") != 200]
+    return wrong + [f"no report: {name}" for name in SHAPES[len(reports) :]]
 
 
 ZIPPED = """
@@ -292,8 +327,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         wheel = args.wheel or build_wheel(Path(folder))
         lowest = lower_bounds(wheel)
-        print("| Python | FastAPI | Starlette | anyio | wrapt | loops | result |")
-        print("|---|---|---|---|---|---|---|", flush=True)
+        names = "FastAPI | Starlette | anyio | wrapt | SQLAlchemy | SQLModel"
+        print(f"| Python | {names} | loops | result |")
+        print("|---" * (len(PACKAGES) + 3) + "|", flush=True)
         failed = False
         for row in rows(chosen, args.corners):
             versions, wrong = try_row(row, wheel, lowest)

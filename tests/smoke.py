@@ -1,16 +1,19 @@
 """What every version must do, as one program: run by matrix.py with the Python of each row.
 
 Prints one JSON object: versions, and for each check true or what went wrong. It needs nothing but
-the package and Starlette; FastAPI, uvloop and trio are used where they are installed. It must run
-on the oldest versions supported, so it uses none of our fixtures and no test client.
+the package and Starlette; FastAPI, SQLAlchemy or SQLModel, uvloop and trio are used where they are
+installed. It must run on the oldest versions supported, so it uses none of our fixtures and no test
+client.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import traceback
@@ -21,6 +24,11 @@ CONNECTIONS = 15  # SQLAlchemy's default: 5 and 10 of overflow
 POOL_TIMEOUT = 2.0  # seconds: SQLAlchemy's is 30
 
 HAVE_FASTAPI = importlib.util.find_spec("fastapi") is not None
+HAVE_SQLALCHEMY = importlib.util.find_spec("sqlalchemy") is not None
+
+# SQLAlchemy's pools: five connections for sixty requests.
+SESSIONS = 60
+POOL = {"pool_size": 3, "max_overflow": 2}
 
 
 class ConnectionPool:
@@ -89,6 +97,35 @@ def starlette_app():
     return Starlette(routes=[Route("/", endpoint)])
 
 
+def session_app(pool_timeout):
+    """An async endpoint that queries on the event loop, with a session kept across an await."""
+    import anyio
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import QueuePool
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    if importlib.util.find_spec("sqlmodel") is not None:
+        from sqlmodel import Session
+    else:
+        from sqlalchemy.orm import Session
+
+    file = os.path.join(tempfile.mkdtemp(prefix="overflow-smoke-"), "db")
+    options = {"poolclass": QueuePool, "pool_timeout": pool_timeout, **POOL}
+    connect_args = {"check_same_thread": False}
+    engine = create_engine(f"sqlite:///{file}", connect_args=connect_args, **options)
+
+    async def endpoint(request):
+        with Session(engine) as session:
+            session.connection().execute(text("select 1"))
+            await anyio.sleep(0.01)
+            session.connection().execute(text("select 1"))
+        return PlainTextResponse("ok")
+
+    return Starlette(routes=[Route("/", endpoint)])
+
+
 async def get(app, statuses):
     """Send one request straight into the app, and note the status of the response."""
     scope = {
@@ -119,13 +156,13 @@ async def get(app, statuses):
         statuses.append(repr(exc))
 
 
-async def classic(app):
+async def classic(app, requests=REQUESTS):
     """Return how many of the requests were answered with 200, and what became of the others."""
     import anyio
 
     statuses = []
     async with anyio.create_task_group() as group:
-        for _ in range(REQUESTS):
+        for _ in range(requests):
             group.start_soon(get, app, statuses)
     wrong = {str(status) for status in statuses if status != 200}
     return statuses.count(200), wrong
@@ -202,7 +239,7 @@ def check_gil():
     assert not sys._is_gil_enabled(), "the GIL is on"
 
 
-def run(function, *args):
+def run(function, *args, trio=True):
     """Run a coroutine function on each event loop there is; return what each returned."""
     import anyio
 
@@ -210,7 +247,7 @@ def run(function, *args):
     if importlib.util.find_spec("uvloop"):
         options = {"use_uvloop": True}
         results["uvloop"] = anyio.run(function, *args, backend_options=options)
-    if importlib.util.find_spec("trio"):
+    if trio and importlib.util.find_spec("trio"):
         results["trio"] = anyio.run(function, *args, backend="trio")
     return results
 
@@ -239,6 +276,12 @@ def protected():
         for loop, (answered, wrong) in run(classic, make_app()).items():
             assert answered == REQUESTS, f"{answered} of {REQUESTS} on {loop}: {wrong}"
 
+    def sessions():
+        # Not on trio, where requests don't wait before they begin.
+        results = run(classic, session_app(POOL_TIMEOUT * 10), SESSIONS, trio=False)
+        for loop, (answered, wrong) in results.items():
+            assert answered == SESSIONS, f"{answered} of {SESSIONS} on {loop}: {wrong}"
+
     check("hook", hook)
     if HAVE_FASTAPI:
         check("FastAPI", lambda: route(fastapi_app))
@@ -248,6 +291,8 @@ def protected():
     check("loaders", check_loaders)
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         check("free threading", check_gil)
+    if HAVE_SQLALCHEMY:  # last: what it does to the GIL is its own affair
+        check("SQLAlchemy", sessions)
     return checks
 
 
@@ -261,12 +306,18 @@ def stock():
             answered, _ = anyio.run(classic, make_app())
             fails = answered < REQUESTS
             checks[f"{name} deadlocks without"] = fails or f"{answered} of {REQUESTS} answered"
+    if HAVE_SQLALCHEMY:
+        # The loop stands for each of them, and nothing comes back meanwhile: so not for long.
+        answered, _ = anyio.run(classic, session_app(0.05), SESSIONS)
+        fails = answered < SESSIONS
+        checks["SQLAlchemy fails without"] = fails or f"{answered} of {SESSIONS} answered"
     return checks
 
 
 def versions():
     found = {"python": sys.version.split()[0]}
-    for name in ("fastapi", "starlette", "anyio", "wrapt", "uvloop", "trio", "pydantic"):
+    names = ("fastapi", "starlette", "anyio", "wrapt", "sqlalchemy", "sqlmodel")
+    for name in (*names, "uvloop", "trio", "pydantic"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import anyio
 from data import TIMEOUT, Db, Eager, Item, SessionLocal, all_items, first_item
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, File, UploadFile, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, UploadFile, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
@@ -170,12 +170,12 @@ def file(connection: Eager) -> FileResponse:
 
 
 @app.post("/upload")
-def upload(data: Annotated[UploadFile, File()], db: Db, user: User) -> int:
+def upload(data: UploadFile, db: Db, user: User) -> int:
     return len(data.file.read()) + len(first_item(db))
 
 
 @app.post("/upload/async")
-async def async_upload(data: Annotated[UploadFile, File()], db: Db, user: User) -> int:
+async def async_upload(data: UploadFile, db: Db, user: User) -> int:
     total = 0
     while chunk := await data.read(4096):
         total += len(chunk)

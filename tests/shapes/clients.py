@@ -75,7 +75,7 @@ async def http_client(shape: Shape, app: Any) -> str:
 
 async def websocket_client(shape: Shape, app: Any) -> str:
     """Three questions, each sent when the answer to the one before is there."""
-    to_app, from_client = anyio.create_memory_object_stream[dict[str, Any]](10)
+    to_app, from_client = anyio.create_memory_object_stream(10)  # a function in anyio 3
     answers = 0
     question = {"type": "websocket.receive", "text": "name?"}
     to_app.send_nowait({"type": "websocket.connect"})

@@ -3,6 +3,7 @@
 Imported by the apps, as in any project: nothing here knows of fastapi-overflow.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -11,10 +12,11 @@ from sqlalchemy import Connection, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 # Seconds for which a request waits for a connection before it fails; SQLAlchemy's default is 30.
-TIMEOUT = 5
+TIMEOUT = float(os.environ.get("POOL_TIMEOUT", "5"))
 
 engine = create_engine(
-    "sqlite:///shapes.db", connect_args={"check_same_thread": False}, pool_timeout=TIMEOUT
+    os.environ.get("DATABASE_URL", "sqlite:///shapes.db?check_same_thread=false"),
+    pool_timeout=TIMEOUT,
 )
 SessionLocal = sessionmaker(engine)
 
@@ -31,7 +33,8 @@ class Item(Base):
 
 Base.metadata.create_all(engine)
 with SessionLocal.begin() as session:
-    session.add_all(Item(name=f"item {number}") for number in range(3))
+    for number in range(1, 4):
+        session.merge(Item(id=number, name=f"item {number}"))
 
 
 def get_db() -> Iterator[Session]:

@@ -50,7 +50,10 @@ class Gauge:
 
         threading.Thread.start = counted_start  # type: ignore[method-assign]
         for module, backend in (("_asyncio", "AsyncIOBackend"), ("_trio", "TrioBackend")):
-            found = import_module(f"anyio._backends.{module}")
+            try:
+                found = import_module(f"anyio._backends.{module}")
+            except ImportError:
+                continue  # trio isn't there
             self.instrument(getattr(found, backend, found))  # anyio 3 has functions, no class
 
     def instrument(self, backend: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 from clients import send_request
 from gauge import Gauge
-from table import SHAPES, Shape
+from table import Shape, shapes_of
 
 gauge = Gauge()
 
@@ -73,7 +73,7 @@ def load_app(path: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="+", help="names of table.py; mixed: all of them at once")
+    parser.add_argument("shapes", nargs="+", help="names of shapes or mixtures in table.py")
     parser.add_argument("--requests", type=int, nargs="+", default=[200])
     parser.add_argument("--loop", choices=("asyncio", "uvloop", "trio"), default="asyncio")
     parser.add_argument("--deadline", type=float, default=240, help="seconds, for each run")
@@ -89,7 +89,7 @@ def main() -> None:
     backend = "trio" if args.loop == "trio" else "asyncio"
     options = {} if args.loop == "trio" else {"use_uvloop": args.loop == "uvloop"}
     for name in args.shapes:
-        shapes = list(SHAPES.values()) if name == "mixed" else [SHAPES[name]]
+        shapes = shapes_of(name)
         for count in args.requests:
             anyio.run(run, name, shapes, count, args, backend=backend, backend_options=options)
 
