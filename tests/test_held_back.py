@@ -1,0 +1,133 @@
+"""Requests that wait for a connection before they begin: what is seen of them, and what ends it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from child_tools import run_child
+
+APP = """
+import json, sys
+import anyio, fastapi, sqlalchemy
+import fastapi_overflow
+from child_tools import call
+from pool_tools import engine
+made = engine(1, 0)
+app = fastapi.FastAPI()
+kept, begun = [], []
+@app.get("/kept")
+async def keep():
+    with made.connect():
+        begun.append(None)
+        if kept:
+            await kept[0].wait()
+async def until(condition):
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.sleep(0.001)
+"""
+
+HELD_BACK = """
+async def main():
+    await call(app, "/kept")
+    kept.append(anyio.Event())
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(call, app, "/kept")
+        await until(lambda: fastapi_overflow.stats().requests_held_back == 2)
+        print(json.dumps(len(begun)))
+        kept[0].set()
+    assert fastapi_overflow.stats().requests_held_back == 0
+anyio.run(main)
+"""
+
+TURNED_AWAY = """
+async def main():
+    await call(app, "/kept")
+    kept.append(anyio.Event())
+    statuses = []
+    async def one():
+        statuses.extend(await call(app, "/kept"))
+        if len(statuses) == 2:
+            kept[0].set()
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(one)
+    print(json.dumps([sorted(statuses), fastapi_overflow.stats().refused]))
+anyio.run(main)
+"""
+
+CANCELLED = """
+async def main():
+    await call(app, "/kept")
+    kept.append(anyio.Event())
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, app, "/kept")
+        await until(lambda: len(begun) == 2)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as inner:
+                inner.start_soon(call, app, "/kept")
+                await until(lambda: fastapi_overflow.stats().requests_held_back == 1)
+                scope.cancel()
+        kept[0].set()
+    print(json.dumps([await call(app, "/kept"), fastapi_overflow.stats().requests_held_back]))
+anyio.run(main)
+"""
+
+LAZY = """
+import json
+import anyio, fastapi
+from child_tools import call
+app = fastapi.FastAPI()
+@app.get("/")
+def first():
+    from pool_tools import engine
+    with engine().connect():
+        pass
+async def main():
+    print(json.dumps([await call(app, "/"), await call(app, "/")]))
+anyio.run(main)
+"""
+
+NOTE = """
+@app.get("/twice")
+async def twice():
+    with made.connect():
+        made.connect()
+async def main():
+    try:
+        await call(app, "/twice")
+    except sqlalchemy.exc.TimeoutError as exc:
+        print(json.dumps(exc.__notes__))
+anyio.run(main)
+"""
+
+
+class TestHeldBack:
+    def test_counted(self):
+        """Of three requests that keep the only connection one begins; stats() counts the others."""
+        assert run_child(APP + HELD_BACK) == 2  # with the one before
+
+    def test_turned_away(self):
+        """FASTAPI_OVERFLOW_MAX_WAIT is for them too: they hold nothing, and wait."""
+        env = {"FASTAPI_OVERFLOW_MAX_WAIT": "0.2"}
+        assert run_child(APP + TURNED_AWAY, env=env) == [[200, 503, 503], 2]
+
+    def test_cancelled(self):
+        """One that is cancelled while it waits leaves nothing behind."""
+        assert run_child(APP + CANCELLED) == [[200], 0]
+
+    def test_sqlalchemy_comes_late(self):
+        """A request that imports SQLAlchemy itself is answered, as is the next one."""
+        assert run_child(LAZY) == [[200], [200]]
+
+
+class TestNote:
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes since then")
+    def test_who_has_them(self):
+        """The error on the loop names the route that asks, and those that have the connections."""
+        (note,) = run_child(APP + NOTE)
+        assert "twice got no connection: on the event loop nobody can wait for it" in note
+        assert note.endswith("Of 1, __main__.twice has 1.")
