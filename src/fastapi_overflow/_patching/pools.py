@@ -25,7 +25,7 @@ MODULE = "sqlalchemy"
 # the parameters that it must have.
 POINTS = (
     ("Pool.connect", "connect", ("self",)),
-    ("QueuePool._do_return_conn", "return_connection", ("self", "record")),
+    ("QueuePool._do_return_conn", "return_connection", ("self",)),  # and a record, by any name
     (
         "QueuePool.__init__",
         "make",
