@@ -91,6 +91,22 @@ async def main():
 anyio.run(main)
 """
 
+FAULT = """
+import logging
+from fastapi_overflow._requests import connections
+told = []
+class Handler(logging.Handler):
+    def emit(self, record):
+        told.append(record.getMessage())
+logging.getLogger("fastapi_overflow").addHandler(Handler(logging.WARNING))
+def fail(*args):
+    raise RuntimeError("ours")
+connections._before = fail
+async def main():
+    print(json.dumps([await call(app, "/kept"), await call(app, "/kept"), told]))
+anyio.run(main)
+"""
+
 NOTE = """
 @app.get("/twice")
 async def twice():
@@ -122,6 +138,13 @@ class TestHeldBack:
     def test_sqlalchemy_comes_late(self):
         """A request that imports SQLAlchemy itself is answered, as is the next one."""
         assert run_child(LAZY) == [[200], [200]]
+
+    def test_fault_of_ours(self):
+        """What fails in here is told, once, and the requests are answered."""
+        first, second, told = run_child(APP + FAULT)
+        assert (first, second) == ([200], [200])
+        (message,) = told
+        assert "RuntimeError('ours')" in message
 
 
 class TestNote:

@@ -8,6 +8,7 @@ for that.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import threading
@@ -16,7 +17,7 @@ from asyncio import _get_running_loop as get_running_loop
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from .._connections.book import Book
@@ -24,6 +25,7 @@ from .._connections.habits import LOOK_SECONDS, RouteHabits
 from .._connections.holder import HOP, LOOP, THREAD, Account, Holder
 from .._connections.ledger import Ledger
 from .._connections.sqlalchemy import Governor
+from .._log import warn
 from .._threads.lease import BUSY, Lease
 from .at_work import some_at_work
 from .lease_of_request import current_lease
@@ -37,6 +39,9 @@ UNKNOWN_CLAIM = 2
 UNKNOWN_POOLS = 4
 
 MOST_ROUTES = 1024  # whose habits are kept
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Wait: TypeAlias = Coroutine[Any, Any, None]
 
@@ -152,6 +157,27 @@ if hasattr(os, "register_at_fork"):
 # ---- a request enters the app, reaches its route, ends
 
 
+def _never_raises(function: Callable[P, T]) -> Callable[P, T | None]:
+    """Have a fault of ours be told, once, and not be the request's."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        global _has_failed
+        try:
+            return function(*args, **kwargs)
+        except Exception as exc:
+            if not _has_failed:
+                _has_failed = True
+                warn("A fault of fastapi-overflow's own; the request goes on without: %r", exc)
+            return None
+
+    return guarded
+
+
+_has_failed = False
+
+
+@_never_raises
 def at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     """Return what to await before a request goes on into the app, None for nothing.
 
@@ -175,6 +201,7 @@ def at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     return _before(lease, holder, habits)
 
 
+@_never_raises
 def at_route(lease: Lease) -> Wait | None:
     """Return what to await before a request goes on into its route, None for nothing."""
     holder: Holder = lease.holder
@@ -193,6 +220,7 @@ def at_route(lease: Lease) -> Wait | None:
     return None if holder.holds_something else _before(lease, holder, habits)
 
 
+@_never_raises
 def ended(lease: Lease) -> None:
     """Learn from a request that has ended."""
     holder: Holder = lease.holder
