@@ -173,7 +173,7 @@ class Ledger:
         self.aside = 0
         self.awaited = 0
         # What is out for whom, by the pool's own record of it; written without the book. Less than
-        # `held` while the pool is about to hand out what was granted.
+        # `held` while the pool is about to hand out what was granted, or to take it back.
         self.out: dict[object, Account] = {}
         self.stakes: dict[Account, None] = {}
         self.on_loop: deque[Checkout] = deque()

@@ -112,9 +112,15 @@ class Governor:
                 account = holder.account(ledger)
             if not ledger.takes_at_once(account, where):
                 self._take(self_, ledger, account, where)
+            elif holder.waited:
+                holder.waited = 0.0
             try:
                 connection = original(self_)
-                ledger.out[connection._connection_record] = account
+                record = connection._connection_record
+                if record is not None:
+                    ledger.out[record] = account
+                else:  # a listener of the app's has detached or closed it
+                    ledger.give_back(account)
             except BaseException:
                 ledger.give_back(account)
                 raise
@@ -128,14 +134,14 @@ class Governor:
 
         @functools.wraps(original)
         def _do_return_conn(self: Any, record: Any) -> None:
+            ledger = self.__dict__.get(LEDGER)
+            # Before the record is in the pool: from then on it may be another's.
+            account = None if ledger is None else ledger.out.pop(record, None)
             try:
                 original(self, record)
             finally:
-                ledger = self.__dict__.get(LEDGER)
-                if ledger is not None:
-                    account = ledger.out.pop(record, None)
-                    if account is not None:
-                        ledger.give_back(account)
+                if account is not None:
+                    ledger.give_back(account)
 
         return _do_return_conn
 
@@ -193,9 +199,9 @@ class Governor:
 
     def _take(self, pool: Any, ledger: Ledger, account: Account, where: int) -> None:
         holder = account.holder
+        waited, holder.waited = holder.waited, 0.0  # for this checkout only
         try:
-            ledger.take(account, where, max(ledger.pool.timeout() - holder.waited, 0.0))
-            holder.waited = 0.0
+            ledger.take(account, where, max(ledger.pool.timeout() - waited, 0.0))
         except NoConnection as exc:
             timeout = pool.timeout()
             error: Exception = sys.modules["sqlalchemy"].exc.TimeoutError(
