@@ -359,6 +359,38 @@ class TestDeadConnections:
         check(made)
 
 
+class TestReturn:
+    def test_taken_by_another_at_once(self):
+        """A connection that another thread takes the moment it is back is that thread's."""
+        made = engine()
+        made.connect().close()
+        put, taken = made.pool._pool.put, []
+
+        def put_and_take(*args):
+            put(*args)
+            if not taken:
+                taken.append(in_thread(made.connect))
+
+        made.pool._pool.put = put_and_take
+        made.connect().close()
+        assert held(made) == (1, 1)
+        taken[0].close()
+        check(made)
+
+    def test_detached_by_a_listener(self):
+        """A connection that a listener detaches at its checkout leaves nothing in the books."""
+        made = engine()
+
+        def detach(_connection, _record, proxy):
+            proxy.detach()
+
+        event.listen(made, "checkout", detach)
+        for _ in range(3):
+            made.raw_connection().close()
+        event.remove(made, "checkout", detach)
+        check(made)
+
+
 class TestGarbage:
     @pytest.mark.parametrize("times", [1, 2, 3])
     def test_collector_in_the_middle(self, times):
