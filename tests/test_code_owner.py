@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastapi_overflow._watching import code_owner as _code_owner
+from fastapi_overflow._requests import code_owner as _code_owner
 from support import run_python
 
 ROUTES = """

@@ -6,6 +6,9 @@ from ._requests.overloaded import Overloaded as Overloaded
 from ._requests.thread_limit import set_thread_limit as set_thread_limit
 from ._settings import SettingsError as SettingsError
 from ._watching.advice import advise as advise
+from ._watching.connections_out import Connection as Connection
+from ._watching.connections_out import connections as connections
+from ._watching.route_stats import RouteStats as RouteStats
 from ._watching.stats import Stats as Stats
 from ._watching.stats import is_saturated as is_saturated
 from ._watching.stats import stats as stats

@@ -9,10 +9,13 @@ from importlib import import_module
 from typing import Any
 
 HOME = {
+    "Connection": "_watching.connections_out",
     "Overloaded": "_requests.overloaded",
     "SettingsError": "_settings",
+    "RouteStats": "_watching.route_stats",
     "Stats": "_watching.stats",
     "advise": "_watching.advice",
+    "connections": "_watching.connections_out",
     "is_saturated": "_watching.stats",
     "iterate_in_threadpool": "_requests.hops",
     "patch": "_patching.points",

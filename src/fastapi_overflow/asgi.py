@@ -10,13 +10,18 @@ import json
 import os
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ._watching.connections_out import connections
+from ._watching.pool_stats import pool_stats
 from ._watching.stats import is_saturated, stats
 
 Message = MutableMapping[str, Any]
+
+MOST_CONNECTIONS = 20  # that are shown: those held longest
 
 PAGE = Path(__file__).parent / "_watching" / "status.html"
 
@@ -72,8 +77,14 @@ class StatusApp:
 
 
 def status() -> dict[str, Any]:
-    """Return what the page shows: the statistics of the running loop, and the process's id."""
-    return {**stats().as_dict(), "saturated": is_saturated(), "pid": os.getpid()}
+    """Return what the page shows: the statistics of the running loop, and who has connections."""
+    return {
+        **stats().as_dict(),
+        "saturated": is_saturated(),
+        "pid": os.getpid(),
+        "pools": [each.as_dict() for each in pool_stats()],
+        "connections": [asdict(each) for each in connections()[:MOST_CONNECTIONS]],
+    }
 
 
 async def _respond(

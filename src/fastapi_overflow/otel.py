@@ -19,7 +19,7 @@ from opentelemetry.metrics import (
 
 from . import __version__
 from ._watching import metrics, observer
-from ._watching.stats import stats
+from ._watching.stats import totals
 
 PREFIX = "fastapi_overflow."
 
@@ -77,7 +77,7 @@ def _callback(metric: metrics.Metric) -> Callable[[CallbackOptions], Iterable[Ob
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         if _times is None:
             return []
-        values = metric.read(stats(all_loops=True))
+        values = metric.read(totals(all_loops=True))
         return [Observation(value, dict(attributes)) for attributes, value in values]
 
     return observe

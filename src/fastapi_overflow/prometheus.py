@@ -36,7 +36,7 @@ from prometheus_client.registry import Collector
 
 from ._log import logger
 from ._watching import metrics, observer
-from ._watching.stats import stats
+from ._watching.stats import totals
 
 PREFIX = "fastapi_overflow_"
 
@@ -49,7 +49,7 @@ class OverflowCollector(Collector):
             yield _family(metric, [])
 
     def collect(self) -> Iterator[Metric]:
-        now = stats(all_loops=True)
+        now = totals(all_loops=True)
         for metric in metrics.METRICS:
             yield _family(metric, metric.read(now))
 
@@ -132,7 +132,7 @@ class _Mirror:
             time.sleep(self._seconds)
 
     def write(self) -> None:
-        now = stats(all_loops=True)
+        now = totals(all_loops=True)
         for metric, made in self._metrics:
             for attributes, value in metric.read(now):
                 child = made.labels(**attributes) if attributes else made

@@ -26,15 +26,19 @@ class Book:
     :param owners_at_work: tells of requests whether code of one runs in a thread that isn't among
         those that wait; or, where this thread's event loop stands still meanwhile, whether one
         belongs to another loop
+    :param somebody_waited: told of a ledger when somebody has waited for long, without the lock
     :ivar arrivals: checkouts that have had to wait
     """
 
-    __slots__ = ("arrivals", "lock", "owners_at_work", "returned")
+    __slots__ = ("arrivals", "lock", "owners_at_work", "returned", "somebody_waited")
 
     def __init__(
-        self, owners_at_work: Callable[[Collection[Any], Collection[int], bool], bool]
+        self,
+        owners_at_work: Callable[[Collection[Any], Collection[int], bool], bool],
+        somebody_waited: Callable[[Any], None] = lambda _: None,
     ) -> None:
         self.owners_at_work = owners_at_work
+        self.somebody_waited = somebody_waited
         self.arrivals = 0
         self.lock = Lock()
         self.returned: deque[Account] = deque()

@@ -25,6 +25,9 @@ class Account(Visit):
     :ivar is_simple: whether it has taken one at a time, so that it comes to its end whatever others
         do if its kind does so too
     :ivar is_quick: whether nothing is learned at the return of what it takes
+    :ivar waited: seconds for which it has waited for connections, where it waits no longer
+    :ivar unused: seconds with one at least while nothing of the holder was at work
+    :ivar idled: of these, those that the ledger has counted
     """
 
     __slots__ = (
@@ -34,11 +37,14 @@ class Account(Visit):
         "habit",
         "held",
         "holder",
+        "idled",
         "is_awaited",
         "is_quick",
         "is_simple",
         "ledger",
         "promise",
+        "unused",
+        "waited",
     )
 
     def __init__(self, holder: Holder, ledger: Any, habit: Habit | None) -> None:
@@ -54,6 +60,9 @@ class Account(Visit):
         self.is_quick = habit is None or holder.owner is not None
         self.filled = 0.0  # when it got the first of those that it holds
         self.emptied = 0.0  # when it gave the last one back
+        self.waited = 0.0
+        self.unused = 0.0
+        self.idled = 0.0
 
     def limit(self) -> int:
         """Return the most that it may hold at once, by all that is known."""
@@ -89,6 +98,12 @@ class Holder:
     :ivar endpoint: of the route; None before it is reached
     :ivar app_habits: the habits of the app, once it has reached its route
     :ivar app_visits: what it had done by then, where it holds some of it still; else None
+    :ivar hops: of its own that run, or wait for a thread
+    :ivar held: connections that it has, of whatever pools
+    :ivar idle_since: time.monotonic() since which it has some and nothing of it is at work, as far
+        as is known; 0 for not now
+    :ivar place: method and path of the route, once it has ended and has some still
+    :ivar ended_at: time.monotonic() at which it has, then
     """
 
     __slots__ = (
@@ -97,10 +112,15 @@ class Holder:
         "app_habits",
         "app_visits",
         "began",
+        "ended_at",
         "endpoint",
         "habits",
+        "held",
+        "hops",
+        "idle_since",
         "may_wait",
         "owner",
+        "place",
         "thread",
         "waited",
         "waiting",
@@ -118,6 +138,11 @@ class Holder:
         self.endpoint: object = None
         self.app_habits: RouteHabits | None = None
         self.app_visits: dict[object, Visit] | None = None
+        self.hops = 0
+        self.held = 0
+        self.idle_since = 0.0
+        self.place: tuple[str | None, str | None] | None = None
+        self.ended_at = 0.0
 
     def account(self, ledger: Any) -> Account:
         account = self.accounts.get(ledger)
@@ -159,6 +184,32 @@ class Holder:
             account.habit = habits.of(account.ledger.kind)
             account.is_simple = account.held <= 1
             account.start_over(self.began, account.held)
+
+    # ---- for those who look: whether what it has is in use
+
+    def begin_hop(self) -> None:
+        """Take note that a hop of it begins, or begins to wait for its thread."""
+        self.hops += 1
+        if self.idle_since:
+            self.end_idling()
+
+    def end_hop(self) -> None:
+        self.hops -= 1
+        self.idle()
+
+    def idle(self) -> None:
+        """Take note that nothing of it is at work now, if that is so."""
+        if self.held > 0 and self.hops <= 0 and not self.idle_since:
+            self.idle_since = time.monotonic()
+
+    def end_idling(self) -> None:
+        """Take note that it goes on with what it has, or gives that back."""
+        since, self.idle_since = self.idle_since, 0.0
+        if since:
+            seconds = time.monotonic() - since
+            for account in list(self.accounts.values()):
+                if account.held:
+                    account.unused += seconds
 
     @property
     def has_ended(self) -> bool:

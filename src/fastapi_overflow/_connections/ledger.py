@@ -64,6 +64,9 @@ PATIENCE_LOOKS = 3
 # its chance, and others must go on where what it lacks never comes back.
 OLD = 0.5
 
+# Seconds after which a wait is worth a word to the operator.
+TELL_SECONDS = 1.0
+
 # Requests behind the first one that may be let in before it, where it needs more than they do.
 PASSING = 8
 
@@ -82,11 +85,12 @@ class NoConnection(Exception):
 class Checkout:
     """One checkout that waits."""
 
-    __slots__ = ("account", "arrival", "granted", "hopeless", "lock", "thread", "where")
+    __slots__ = ("account", "arrival", "granted", "hopeless", "lock", "since", "thread", "where")
 
     def __init__(self, account: Account, where: int) -> None:
         self.account = account
         self.where = where
+        self.since = time.monotonic()
         self.arrival = 0
         self.thread = get_ident()
         self.granted = False
@@ -102,7 +106,7 @@ class Entry:
     :ivar wake: called once, in any thread, when it is let in
     """
 
-    __slots__ = ("account", "claim", "is_in", "since", "wake")
+    __slots__ = ("account", "claim", "is_in", "is_told", "since", "wake")
 
     def __init__(self, account: Account, claim: int, wake: Callable[[], None]) -> None:
         self.account = account
@@ -110,12 +114,18 @@ class Entry:
         self.wake = wake
         self.since = time.monotonic()
         self.is_in = False
+        self.is_told = False
 
 
 class Ledger:
     """Who has the connections of one pool, and who may go on.
 
     :param kind: the same for pools that take each other's place
+    :ivar checkouts: connections handed out
+    :ivar timeouts: checkouts that have failed
+    :ivar seconds_waited: by requests and checkouts that wait no longer
+    :ivar seconds_held: for which holders had one at least that have none now
+    :ivar seconds_idle: of these, those in which nothing of the holder was at work
     """
 
     # Invariants, whenever the book is free and nothing is in its `returned`:
@@ -145,6 +155,7 @@ class Ledger:
         "awaited",
         "book",
         "capacity",
+        "checkouts",
         "entries",
         "first",
         "held",
@@ -154,8 +165,12 @@ class Ledger:
         "others",
         "out",
         "pool",
+        "seconds_held",
+        "seconds_idle",
+        "seconds_waited",
         "spare",
         "stakes",
+        "timeouts",
     )
 
     def __init__(self, book: Book, pool: Pool, kind: object) -> None:
@@ -174,7 +189,7 @@ class Ledger:
         self.awaited = 0
         # What is out for whom, by the pool's own record of it; written without the book. Less than
         # `held` while the pool is about to hand out what was granted, or to take it back.
-        self.out: dict[object, Account] = {}
+        self.out: dict[object, tuple[Any, ...]] = {}  # each a `Taken`
         self.stakes: dict[Account, None] = {}
         self.on_loop: deque[Checkout] = deque()
         self.others: deque[Checkout] = deque()  # of those who hold one already
@@ -189,6 +204,8 @@ class Ledger:
         self._looks = 0
         self._promised = 0
         self._promises: list[list[Any]] = []
+        self.checkouts = self.timeouts = 0
+        self.seconds_waited = self.seconds_held = self.seconds_idle = 0.0
 
     # ---- a checkout
 
@@ -214,6 +231,7 @@ class Ledger:
                 return False
             account.held = 1
             self.held += 1
+            self.checkouts += 1
             if habit is not None:
                 self._note_at_once(account, where)
         if self._returned:
@@ -241,8 +259,9 @@ class Ledger:
         :param timeout: seconds to wait at most
         :raises NoConnection: where waiting can't end, or the time is up
         """
-        until = time.monotonic() + timeout
         checkout = Checkout(account, where)
+        until = checkout.since + timeout
+        is_told = False
         seconds = LOOP_LOOK_SECONDS if where == LOOP else LOOK_SECONDS
         try:
             self.begin(checkout)
@@ -250,10 +269,18 @@ class Ledger:
                 left = until - time.monotonic()
                 checkout.lock.acquire(timeout=max(min(seconds, left), 0))
                 self.look_at(checkout, until)
+                if not is_told and time.monotonic() - checkout.since >= TELL_SECONDS:
+                    is_told = True
+                    self.book.somebody_waited(self)
         except BaseException as exc:
             served = self.give_up(checkout, isinstance(exc, NoConnection))
             if not served:
+                self.timeouts += isinstance(exc, NoConnection)
                 raise
+        finally:
+            seconds = time.monotonic() - checkout.since
+            account.waited += seconds
+            self.seconds_waited += seconds
 
     def begin(self, checkout: Checkout) -> None:
         """Grant a checkout, or have it wait."""
@@ -384,6 +411,7 @@ class Ledger:
                     self.others.append(other)
         account.held += 1
         self.held += 1
+        self.checkouts += 1
         account.is_awaited = False
         self._count(account)
 
@@ -547,6 +575,9 @@ class Ledger:
                 if account.habit is not None:
                     account.emptied = now = time.monotonic()
                     account.kept += now - account.filled
+                    self.seconds_held += now - account.filled
+                    self.seconds_idle += account.unused - account.idled
+                    account.idled = account.unused
             else:
                 self.enter_return(account)
         finally:
@@ -563,6 +594,10 @@ class Ledger:
         if not account.held:
             account.kept += now - account.filled
             account.emptied = now
+            if account.filled:
+                self.seconds_held += now - account.filled
+            self.seconds_idle += account.unused - account.idled
+            account.idled = account.unused
         if account.claim:
             habit = account.habit
             goes_on = (
@@ -627,8 +662,20 @@ class Ledger:
                 self.entries.remove(entry)
                 self._give_up(entry.account)
                 self._serve(time.monotonic())
+            seconds = time.monotonic() - entry.since
+            entry.account.waited += seconds
+            self.seconds_waited += seconds
         self.book.settle()
         return entry.is_in
+
+    def held_back(self) -> list[Holder]:
+        """Return the requests that wait to be let in; from any thread."""
+        return [entry.account.holder for entry in list(self.entries)]
+
+    def waiting_since(self) -> list[float]:
+        """Return since when somebody waits, for each; from any thread."""
+        waiting = [*list(self.on_loop), *list(self.others), *list(self.first), *list(self.entries)]
+        return [each.since for each in waiting]
 
     def renew(self, account: Account, claim: int) -> bool:
         """Tell whether so many are still set aside; then they are for as long again."""
@@ -717,7 +764,11 @@ class Ledger:
             self._give_up_late(now)
             self._look(now)
             self._serve(now)
+            oldest = self.entries[0] if self.entries else None
         self.book.settle()
+        if oldest is not None and not oldest.is_told and now - oldest.since >= TELL_SECONDS:
+            oldest.is_told = True
+            self.book.somebody_waited(self)
 
     def _give_up_late(self, now: float) -> None:
         promises = self._promises

@@ -11,19 +11,60 @@ of wrapt's alone would be a tenth, and an event another one. A connection is bac
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import weakref
 from collections.abc import Callable
+from time import monotonic
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from .holder import LOOP
 from .ledger import Ledger, NoConnection
+from .watched import WatchedAccount, WatchedPool
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from .book import Book
     from .holder import Account, Holder
 
-LEDGER = "_fastapi_overflow_ledger"  # in a pool; None in one that is left alone
+    class Requests(Protocol):
+        """What is known of the code that takes a connection, and who is told of it."""
+
+        def find_holder(self) -> tuple[Holder, int]:
+            """Return who takes a connection in this thread, and where."""
+
+        def origin(self) -> tuple[CodeType | None, int]:
+            """Return the code of the app's that does, and the instruction that it is at."""
+
+        def took_on_loop(self, account: Account, taken: Any, began: float) -> None:
+            """Be told of a connection taken on an event loop, which has stood since `began`."""
+
+        def took_second(self, taken: Any) -> None:
+            """Be told of one taken by who has one of the same pool already."""
+
+        def waits(self, account: WatchedAccount) -> None:
+            """Be told that a task begins to wait for one of an async engine."""
+
+        def current_task(self) -> Callable[[], Any] | None:
+            """Return a weak reference to the task that runs here."""
+
+        def came_back(self, taken: Any) -> None:
+            """Be told of one that is back from a request that had ended."""
+
+        def timed_out(self, error: Exception, account: Account, reason: str) -> None:
+            """Be told of an error before it is raised."""
+
+        def failed(self, exc: Exception) -> None:
+            """Be told what went wrong where a pool turns out not to be as expected."""
+
+
+LEDGER = "_fastapi_overflow_ledger"  # in a pool; None in one that is left alone or only watched
+WATCHED = "_fastapi_overflow_watched"  # in a pool that is only watched
+OUT = "_fastapi_overflow_out"  # in both: what is out
 KIND = "_fastapi_overflow_kind"  # in a pool and in those that take its place
+URL = "_fastapi_overflow_url"  # the same: of the engine
 
 FOR_EVER = 10.0**9  # seconds
 
@@ -40,6 +81,30 @@ class _PoolView:
         pool = self._pool()
         return 1 if pool is None else pool.size() + pool._max_overflow
 
+    def bound(self) -> float:
+        """Return how many connections may be out; math.inf for no bound."""
+        pool = self._pool()
+        if pool is None:
+            return 0
+        size, overflow = pool.size(), pool._max_overflow
+        bounded: float = size + overflow if size > 0 and overflow >= 0 else math.inf
+        return bounded
+
+    def is_async(self) -> bool:
+        pool = self._pool()
+        module = sys.modules["sqlalchemy.pool"]
+        return isinstance(pool, module.AsyncAdaptedQueuePool)
+
+    def name(self) -> str:
+        """Return the engine's URL without what may be secret in it, or else the pool's class."""
+        pool = self._pool()
+        url = None if pool is None else pool.__dict__.get(URL)
+        if url is None:
+            return type(pool).__name__
+        # Without the query: some drivers take a password there.
+        name: str = url.set(query={}).render_as_string(hide_password=True)
+        return name
+
     def out(self) -> int:
         pool = self._pool()
         return 0 if pool is None else pool.checkedout()
@@ -52,33 +117,24 @@ class _PoolView:
     def forget_ledger(self) -> None:
         pool = self._pool()
         if pool is not None:
-            pool.__dict__.pop(LEDGER, None)
+            for name in (LEDGER, WATCHED, OUT):
+                pool.__dict__.pop(name, None)
 
 
 class Governor:
     """Asks the ledger of each bounded pool at every checkout.
 
     :param book: of all ledgers
-    :param find_holder: returns who takes a connection in this thread, and where
-    :param on_timeout: called with an error, the ledger, the account and the reason, before the
-        error is raised
-    :param on_failure: called with what went wrong where a pool turns out not to be as expected
+    :param requests: knows who takes a connection, and is told of what happens
     """
 
-    def __init__(
-        self,
-        book: Book,
-        find_holder: Callable[[], tuple[Holder, int]],
-        on_timeout: Callable[[Exception, Ledger, Account, str], None],
-        on_failure: Callable[[Exception], None],
-    ) -> None:
+    def __init__(self, book: Book, requests: Requests) -> None:
         self.book = book
-        self._find_holder = find_holder
-        self._on_timeout = on_timeout
-        self._on_failure = on_failure
+        self._requests = requests
         # By kind: the one of the latest pool.
         self._latest: weakref.WeakValueDictionary[object, Ledger] = weakref.WeakValueDictionary()
         self._all: weakref.WeakSet[Ledger] = weakref.WeakSet()
+        self._watched: weakref.WeakSet[WatchedPool] = weakref.WeakSet()
 
     @property
     def has_ledgers(self) -> bool:
@@ -92,11 +148,16 @@ class Governor:
         found = (reference() for reference in self._latest.valuerefs())
         return [ledger for ledger in found if ledger is not None]
 
+    def pools(self) -> list[Ledger | WatchedPool]:
+        """Return who has the connections of each pool, be it bounded or only watched."""
+        return [*list(self._all), *list(self._watched)]
+
     # ---- what stands in the place of the pools' own methods
 
     def connect(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return what takes a connection once the ledger says so."""
-        find_holder = self._find_holder
+        find_holder = self._requests.find_holder
+        origin = self._requests.origin
 
         @functools.wraps(original)
         def connect(self_: Any) -> Any:
@@ -105,8 +166,10 @@ class Governor:
             except KeyError:
                 ledger = self.govern(self_)
             if ledger is None:
-                return original(self_)
+                watched = self_.__dict__.get(WATCHED)
+                return original(self_) if watched is None else self._watch(original, self_, watched)
             holder, where = find_holder()
+            began = monotonic() if where == LOOP else 0.0
             account = holder.accounts.get(ledger)
             if account is None:
                 account = holder.account(ledger)
@@ -118,32 +181,70 @@ class Governor:
                 connection = original(self_)
                 record = connection._connection_record
                 if record is not None:
-                    ledger.out[record] = account
+                    code, instruction = origin()
+                    holder.held += 1
+                    taken = ledger.out[record] = account, monotonic(), code, instruction, None
                 else:  # a listener of the app's has detached or closed it
                     ledger.give_back(account)
             except BaseException:
                 ledger.give_back(account)
                 raise
+            if began and record is not None:
+                self._requests.took_on_loop(account, taken, began)
+            if account.held > 1 and record is not None:
+                self._requests.took_second(taken)
             return connection
 
         return connect
 
-    @staticmethod
-    def return_connection(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    def return_connection(self, original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
         """Return what puts a connection back and enters that."""
+        came_back = self._requests.came_back
 
         @functools.wraps(original)
-        def _do_return_conn(self: Any, record: Any) -> None:
-            ledger = self.__dict__.get(LEDGER)
+        def _do_return_conn(self_: Any, record: Any) -> None:
+            out = self_.__dict__.get(OUT)
             # Before the record is in the pool: from then on it may be another's.
-            account = None if ledger is None else ledger.out.pop(record, None)
+            taken = None if out is None else out.pop(record, None)
             try:
-                original(self, record)
+                original(self_, record)
             finally:
-                if account is not None:
-                    ledger.give_back(account)
+                if taken is not None:
+                    account = taken[0]
+                    holder = account.holder
+                    holder.held -= 1
+                    if holder.idle_since:
+                        holder.end_idling()
+                        holder.idle()
+                    if holder.place is not None:
+                        came_back(taken)
+                    account.ledger.give_back(account)
 
         return _do_return_conn
+
+    def _watch(self, original: Callable[[Any], Any], pool: Any, watched: WatchedPool) -> Any:
+        """Take a connection that the ledger has nothing to say of, and note who has it."""
+        requests = self._requests
+        holder, _ = requests.find_holder()
+        account = WatchedAccount(holder, watched)
+        waits = pool.checkedout() >= watched.capacity
+        if waits:
+            watched.begin_wait(account)
+            requests.waits(account)
+        try:
+            connection = original(pool)
+        finally:
+            if waits:
+                watched.end_wait(account)
+        record = connection._connection_record
+        if record is not None:
+            code, instruction = requests.origin()
+            account.filled = monotonic()
+            holder.held += 1
+            watched.checkouts += 1
+            task = requests.current_task()
+            watched.out[record] = account, account.filled, code, instruction, task
+        return connection
 
     def make(self, wrapped: Callable[..., None], pool: Any, args: Any, kwargs: Any) -> None:
         """QueuePool.__init__, wrapped: make a pool and its ledger."""
@@ -152,12 +253,26 @@ class Governor:
         if type(pool).__module__.startswith("sqlalchemy."):
             self.govern(pool)
 
+    def name(self, wrapped: Callable[..., None], _: Any, args: Any, kwargs: Any) -> None:
+        """Engine.__init__, wrapped: note what the engine of a pool is called."""
+        wrapped(*args, **kwargs)
+        try:
+            self.note_engine(*args, **kwargs)
+        except Exception:  # noqa: S110 - another SQLAlchemy: its pools go by their class
+            pass
+
+    @staticmethod
+    def note_engine(pool: Any, dialect: Any, url: Any, *_: Any, **__: Any) -> None:
+        pool.__dict__[URL] = url
+
     def recreate(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return what makes a pool in the place of another, of which the same is known."""
 
         @functools.wraps(original)
         def recreate(self_: Any) -> Any:
             other = original(self_)
+            if URL in self_.__dict__:
+                other.__dict__[URL] = self_.__dict__[URL]
             kind = self_.__dict__.get(KIND)
             if kind is not None:
                 other.__dict__[KIND] = kind
@@ -176,16 +291,22 @@ class Governor:
         try:
             if not self._has_bound(pool):
                 pool.__dict__[LEDGER] = None
+                if isinstance(pool, sys.modules["sqlalchemy.pool"].QueuePool):
+                    view = _PoolView(pool)
+                    watched = pool.__dict__.setdefault(WATCHED, WatchedPool(view))
+                    pool.__dict__[OUT] = watched.out
+                    self._watched.add(watched)
                 return None
             kind = pool.__dict__.setdefault(KIND, object())
             ledger: Ledger = pool.__dict__.setdefault(
                 LEDGER, Ledger(self.book, _PoolView(pool), kind)
             )
+            pool.__dict__[OUT] = ledger.out
             self._latest[kind] = ledger
             self._all.add(ledger)
         except Exception as exc:
             pool.__dict__[LEDGER] = None
-            self._on_failure(exc)
+            self._requests.failed(exc)
             return None
         return ledger
 
@@ -210,10 +331,10 @@ class Governor:
                 f" {timeout if timeout is None else format(timeout, '0.2f')}",
                 code="3o7r",
             )
-            self._on_timeout(error, ledger, account, exc.reason)
+            self._requests.timed_out(error, account, exc.reason)
             raise error from None
 
     def start_over(self) -> None:
         """Know nothing of what the parent process has taken: it isn't this one's."""
-        for ledger in list(self._all):
+        for ledger in self.pools():
             ledger.pool.forget_ledger()

@@ -75,12 +75,14 @@ def _on_import(module: ModuleType) -> None:
                 raise TypeError(f"sqlalchemy.pool.QueuePool has no method {name!r}")
         if not hasattr(pool.QueuePool(lambda: None, 1, 0), "_max_overflow"):
             raise TypeError("sqlalchemy.pool.QueuePool has no attribute '_max_overflow'")
-        from .._requests import connections, hops, lease_of_request
+        from .._requests import checkouts, connections, hops, lease_of_request
+        from .._watching.connection_log import ConnectionLog
         from .._watching.live_objects import instances_of
     except Exception as exc:
         leave_alone(exc)
         return
-    connections.on_failure = leave_alone
+    checkouts.on_failure = leave_alone
+    checkouts.observer = ConnectionLog()
     for (_, name, _), (owner, attribute, original) in zip(POINTS, found, strict=True):
         method: Callable[..., Any] = getattr(connections.governor, name)
         if name == "make":  # SQLAlchemy looks at its code, which wrapt's shows
@@ -89,8 +91,27 @@ def _on_import(module: ModuleType) -> None:
             setattr(owner, attribute, method(original))
     lease_of_request.connections = connections
     hops.note_hop_outside = connections.note_hop_outside
-    for each in instances_of(pool.QueuePool):
-        connections.governor.govern(each)
+    engine = _name_pools(module, connections.governor)
+    for each in instances_of(pool.QueuePool, engine):
+        if isinstance(each, pool.QueuePool):
+            connections.governor.govern(each)
+        else:
+            connections.governor.note_engine(each.pool, each.dialect, each.url)
+
+
+def _name_pools(module: ModuleType, governor: Any) -> type | None:
+    """Have pools go by the URLs of their engines; return the class of these.
+
+    Where that isn't as expected they go by their own class: no connection depends on it.
+    """
+    try:
+        engine: type = module.engine.Engine
+        if inspect.signature(engine).parameters.keys() >= {"pool", "dialect", "url"}:
+            wrapt.wrap_function_wrapper(engine, "__init__", governor.name)
+            return engine
+    except Exception:  # noqa: S110 - another SQLAlchemy
+        pass
+    return None
 
 
 def _check(pool: ModuleType, path: str, parameters: tuple[str, ...]) -> tuple[Any, str, Any]:

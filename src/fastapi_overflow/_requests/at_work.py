@@ -56,6 +56,20 @@ def some_at_work(leases: Collection[Lease], waiting: Collection[int], loop_stand
     return unknown and any(lease.token == BUSY for lease in leases)
 
 
+def leases_in_executors() -> set[int]:
+    """Return the ids of the leases of requests that have work in a thread of asyncio's executor.
+
+    As far as can be seen: of `asyncio.to_thread`, and where stacks can be read.
+    """
+    if not getattr(sys, "_is_gil_enabled", _yes)():
+        return set()
+    stacks = sys._current_frames()
+    stacks.pop(threading.get_ident(), None)
+    contexts = map(_context_in_executor, stacks.values())
+    leases = (context.get(current_lease) for context in contexts if context is not None)
+    return {id(lease) for lease in leases if lease is not None}
+
+
 def _yes() -> bool:
     return True
 

@@ -22,14 +22,15 @@ from weakref import WeakKeyDictionary, ref
 
 from .._connections.book import Book
 from .._connections.habits import LOOK_SECONDS, RouteHabits
-from .._connections.holder import HOP, LOOP, THREAD, Account, Holder
+from .._connections.holder import HOP, LOOP, THREAD, Holder
 from .._connections.ledger import Ledger
 from .._connections.sqlalchemy import Governor
 from .._log import warn
 from .._threads.lease import BUSY, Lease
+from . import checkouts, route_times
 from .at_work import some_at_work
+from .checkouts import Checkouts
 from .lease_of_request import current_lease
-from .story import story_of
 
 # Seconds for which the first request of a route waits at most for what may turn out to be needless.
 FIRST_SECONDS = 0.25
@@ -48,11 +49,6 @@ Wait: TypeAlias = Coroutine[Any, Any, None]
 _apps: WeakKeyDictionary[Any, RouteHabits] = WeakKeyDictionary()
 _routes: OrderedDict[int, tuple[object, RouteHabits]] = OrderedDict()
 _routes_lock = threading.Lock()
-
-
-def _explain(error: Exception, ledger: Ledger, account: Account, reason: str) -> None:
-    if hasattr(error, "add_note"):  # from Python 3.11 on
-        error.add_note(story_of(ledger, account, reason))
 
 
 class _Here(threading.local):
@@ -124,16 +120,8 @@ current_outside: ContextVar[_Outside | None] = ContextVar("fastapi_overflow_outs
 _habits_outside = RouteHabits()
 
 
-def _on_failure(exc: Exception) -> None:
-    if on_failure is not None:
-        on_failure(exc)
-
-
-# Told, where it is set, what went wrong where a pool turns out not to be as expected.
-on_failure: Callable[[Exception], None] | None = None
-
 # Asked by each checkout of a pool with a bound. This module is loaded with SQLAlchemy only.
-governor = Governor(Book(some_at_work), _find_holder, _explain, _on_failure)
+governor = Governor(Book(some_at_work, checkouts.somebody_waited), Checkouts(_find_holder))
 
 
 def _start_over() -> None:
@@ -224,9 +212,20 @@ def at_route(lease: Lease) -> Wait | None:
 def ended(lease: Lease) -> None:
     """Learn from a request that has ended."""
     holder: Holder = lease.holder
+    if lease.reached is not None:
+        accounts = list(holder.accounts.values())
+        now = time.monotonic()
+        route_times.add(
+            lease,
+            held=sum(a.kept + (now - a.filled if a.held else 0.0) for a in accounts),
+            idle=sum(a.unused for a in accounts),
+            waited=sum(a.waited for a in accounts),
+        )
     if holder.habits is _habits_outside:
         lease.holder = holder.owner = None  # it is the task's again
         return
+    if holder.held > 0:
+        checkouts.ended_with(holder, lease.reached, governor.pools)
     visits = holder.visits()
     if holder.habits is not None:
         holder.habits.learn(visits)

@@ -45,7 +45,8 @@ class Hop(partial[Any]):
     :raises TypeError: for a function that can't be called
     """
 
-    __slots__ = ("_pool",)
+    __slots__ = ("_holder", "_pool")
+    _holder: Any
     _pool: TokenPool
 
     async def __aenter__(self) -> None:
@@ -53,21 +54,31 @@ class Hop(partial[Any]):
         pool = lease.pool if lease is not None and lease.pool.is_running_here() else current_pool()
         self._pool = pool
         task = pool.current_task()
-        if lease is None and note_hop_outside is not None:
+        self._holder = holder = None if lease is None else lease.holder
+        if holder is not None:
+            holder.begin_hop()
+        elif lease is None and note_hop_outside is not None:
             note_hop_outside(task)
-        waiter = pool.start_acquire(task, lease, self)
-        if waiter is not None:
-            await pool.wait(waiter)
-        elif pool.somebody_waits():
-            try:
-                await asyncio.sleep(0)  # trio doesn't come here
-            except BaseException:
-                pool.abandon(task)  # cancelled: its token goes to the next waiter
-                raise
+        try:
+            waiter = pool.start_acquire(task, lease, self)
+            if waiter is not None:
+                await pool.wait(waiter)
+            elif pool.somebody_waits():
+                try:
+                    await asyncio.sleep(0)  # trio doesn't come here
+                except BaseException:
+                    pool.abandon(task)  # cancelled: its token goes to the next waiter
+                    raise
+        except BaseException:
+            if holder is not None:
+                holder.end_hop()
+            raise
 
     async def __aexit__(self, *exc_info: object) -> None:
         pool = self._pool
         pool.finish(pool.current_task())
+        if self._holder is not None:
+            self._holder.end_hop()
 
     def __getattr__(self, name: str) -> Any:
         # trio asks for acquire_on_behalf_of and release_on_behalf_of, who wraps anyio's backend for
@@ -86,7 +97,7 @@ class WithOwnLimiter:
     there were 55 threads instead of 44, and 4 % fewer requests a second.
     """
 
-    __slots__ = ("_kept", "_lease", "_limiter")
+    __slots__ = ("_holder", "_kept", "_lease", "_limiter")
 
     def __init__(self, limiter: Any, lease: Lease) -> None:
         self._limiter = limiter
@@ -96,7 +107,15 @@ class WithOwnLimiter:
     async def __aenter__(self) -> None:
         lease = self._lease
         lease.pool.linger_anew(lease)
-        await self._limiter.__aenter__()
+        self._holder = holder = lease.holder
+        if holder is not None:
+            holder.begin_hop()
+        try:
+            await self._limiter.__aenter__()
+        except BaseException:
+            if holder is not None:
+                holder.end_hop()
+            raise
         # Only now: a token must not be held while the hop waits for another limiter.
         self._kept = lease.pool.keep(self, lease)
 
@@ -106,6 +125,8 @@ class WithOwnLimiter:
         finally:
             if self._kept:
                 self._lease.pool.finish(self)
+            if self._holder is not None:
+                self._holder.end_hop()
 
     def __getattr__(self, name: str) -> Any:
         # Who wraps anyio's backend may look at the limiter that it gets.

@@ -13,6 +13,7 @@ from typing import Any
 
 from .._threads.lease import Lease
 from .._threads.pool import TokenPool
+from . import route_times
 
 current_lease: ContextVar[Lease | None] = ContextVar("fastapi_overflow_lease", default=None)
 
@@ -90,6 +91,9 @@ async def call_with_lease(
         pool.close_lease(lease)
         if lease.holder is not None and connections is not None:
             connections.ended(lease)
+        elif lease.hops:
+            route_times.add(lease)
+        lease.reached = None  # it leads to the scope, and that to the lease
         # In httpx's ASGITransport and test clients scope and context are the caller's own. Not by a
         # token of the variable: one more object for each request that waits.
         if scope.get(KEY) is lease:

@@ -91,7 +91,7 @@ def wrap_starlette_call(wrapped: Callable[..., Any], instance: Any, args: Any, k
     return call_with_lease(current_pool, wrapped, scope, receive, send)
 
 
-def wrap_route_handle(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -> Any:
+def wrap_route_handle(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -> Any:
     """Route.handle, WebSocketRoute.handle: note which route a request has reached.
 
     What a request does is known by its route. A route around another one, in an app that is a
@@ -102,8 +102,9 @@ def wrap_route_handle(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: An
         try:
             scope = args[0] if args else kwargs["scope"]
             lease.route = scope["endpoint"]
+            lease.reached = instance, scope
         except Exception:
-            lease.route = None  # not what Starlette's router hands on
+            lease.route = lease.reached = None  # not what Starlette's router hands on
         if lease.refusal is not None and len(args) == 3:
             from .overloaded import noting_answer  # late: most operators don't ask for it
 

@@ -20,7 +20,7 @@ def story_of(ledger: Ledger, account: Account, reason: str) -> str:
     """Return in a sentence or two why a checkout has failed, and who has the connections."""
     holders = Counter[str]()
     waiting = Counter[str]()
-    for each in list(ledger.out.values()):
+    for each, *_ in list(ledger.out.values()):
         name = _name_of(each.holder)
         holders[name] += 1
         waiting[name] += bool(each.holder.waiting)

@@ -365,10 +365,14 @@ class Dispatcher:
     def leave_queue(self, waiter: Waiter) -> None:
         """Have a waiter wait no longer, with a token or without."""
         self.waiters.remove(waiter)
-        self._counters.seconds_waited += time.monotonic() - waiter.since
+        seconds = time.monotonic() - waiter.since
+        self._counters.seconds_waited += seconds
         lease = waiter.lease
-        if lease is not None and lease.waiting_first and not waiter.depth:
-            lease.waiting_first.remove(waiter)
+        if lease is not None:
+            lease.waiting -= 1
+            lease.waited += seconds
+            if lease.waiting_first and not waiter.depth:
+                lease.waiting_first.remove(waiter)
 
     # ---- called through the stall watch
 

@@ -45,7 +45,10 @@ class Lease:
     :ivar extra: whether the own token is one of the reserve or of the growth
     :ivar turn: of the lingering tokens' count, in which the own token began to linger
     :ivar waiting_first: first hops that wait, where a request begins several side by side
+    :ivar waiting: hops that wait
+    :ivar waited: seconds for which its hops have waited, where they wait no longer
     :ivar route: the endpoint that it has reached, None before; kept by whoever has opened the lease
+    :ivar reached: the same, and as what: the route and the scope in which it was reached
     :ivar lent: threads that stalls have added for it
     :ivar share: of its route, in which the own token counts while somebody waits
     :ivar refusal: what its first hop raises in an overload; None where it may wait for ever
@@ -65,6 +68,7 @@ class Lease:
         "lent",
         "opener",
         "pool",
+        "reached",
         "refusal",
         "route",
         "share",
@@ -72,6 +76,8 @@ class Lease:
         "task",
         "token",
         "turn",
+        "waited",
+        "waiting",
         "waiting_first",
     )
 
@@ -83,7 +89,10 @@ class Lease:
         self.streak = 0
         self.turn = 0
         self.waiting_first: list[Waiter] | None = None
+        self.waiting = 0
+        self.waited = 0.0
         self.route: object = None
+        self.reached: Any = None
         self.lent = 0
         self.share: Any = None
         self.refusal: Refusal | None = None

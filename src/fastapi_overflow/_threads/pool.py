@@ -98,6 +98,7 @@ class TokenPool:
         )
         self._waiters = dispatcher.waiters
         self.held_back = 0  # requests that wait before they begin; kept by who has them wait
+        self.leases: set[Lease] = set()  # that are open
         self.patience = None if max_wait is None else Patience(max_wait, clock, self._refuse)
         self._stall_watch = StallWatch(self, clock, stall_seconds, self.observer)
         # Not methods that call these: one Python call less for each hop.
@@ -124,7 +125,9 @@ class TokenPool:
         :param under_way: whether whoever calls the app may hold something already. So may a task
             that has hopped before. The first hop of such a request counts as a later one
         """
-        return self._callers.open_lease(self, under_way)
+        lease = self._callers.open_lease(self, under_way)
+        self.leases.add(lease)
+        return lease
 
     def close_lease(self, lease: Lease) -> None:
         """End a lease with its request; a hop that outlives it gives its token back at once.
@@ -137,6 +140,7 @@ class TokenPool:
             self.clock.call_soon_threadsafe(lambda: self._close_lease(lease))
 
     def _close_lease(self, lease: Lease) -> None:
+        self.leases.discard(lease)
         self._callers.close_lease(lease)
         for waiter in lease.waiting_first or ():
             self._waiters.outlives(waiter)
@@ -185,12 +189,14 @@ class TokenPool:
         waiter = Waiter(borrower, lease, depth, self.clock.wake_up(), func)
         self._waiters.add(waiter)
         self.counters.wait_began(waiter.since, self._waiters.size)
-        if lease is not None and not depth:
-            if lease.waiting_first is None:
-                lease.waiting_first = []
-            lease.waiting_first.append(waiter)
-            if self.patience is not None and lease.refusal is not None:
-                self.patience.add(waiter)
+        if lease is not None:
+            lease.waiting += 1
+            if not depth:
+                if lease.waiting_first is None:
+                    lease.waiting_first = []
+                lease.waiting_first.append(waiter)
+                if self.patience is not None and lease.refusal is not None:
+                    self.patience.add(waiter)
         dispatcher.lingering.count_turns()
         self._stall_watch.watch()
         return waiter

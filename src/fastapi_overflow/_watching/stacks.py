@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from .code_owner import is_stdlib, module_of, owner_of
+from .._requests.code_owner import is_stdlib, module_of, owner_of
 
 # The modules in which worker threads of anyio and of trio wait for hops and run them.
 _ANYIO = "anyio._backends._asyncio"

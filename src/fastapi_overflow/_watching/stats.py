@@ -10,7 +10,8 @@ import asyncio
 import math
 import threading
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
 from anyio import from_thread
@@ -21,6 +22,7 @@ from .._requests.limiters import all_loops as all_loops_of_process
 from .._requests.limiters import current_limiter, live_pools
 from .._threads.counters import Counters
 from .._threads.pool import TokenPool
+from .route_stats import RouteStats, route_stats
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Stats:
         thread was at work or waited for a bare lock or a row lock of the database
     :ivar quiet_used: threads given to routes that had none while all others were taken
     :ivar refused: requests turned away after they had waited for FASTAPI_OVERFLOW_MAX_WAIT
+    :ivar routes: what the requests of each route are doing and have waited for, by method and path:
+        "GET /orders/{id}"; what has been, in the whole process
     :ivar loops: event loops that are summed up here; of several, the peaks are the sums of peaks
         that need not have been at the same time, and the longest wait is the longest of all
     """
@@ -92,6 +96,7 @@ class Stats:
     quiet_used: int = 0
     refused: int = 0
     loops: int = 0
+    routes: Mapping[str, RouteStats] = field(default_factory=dict, hash=False)
 
     @property
     def waiting(self) -> int:
@@ -116,6 +121,14 @@ def stats(*, all_loops: bool = False) -> Stats:
         of loops which have ended; may be called in any thread
     :raises RuntimeError: in a thread that belongs to no event loop, without `all_loops`
     """
+    if _settings.is_disabled():
+        return Stats()
+    pools = all_loops_of_process().look()[0] if all_loops else [_pool_here()]
+    return replace(totals(all_loops=all_loops), routes=route_stats(pools))
+
+
+def totals(*, all_loops: bool = False) -> Stats:
+    """Return the same without the routes, which take longer: for metrics."""
     if _settings.is_disabled():
         return Stats()
     if all_loops:
@@ -196,7 +209,9 @@ def _sum(pools: list[TokenPool], ended: Counters) -> Stats:
     """Sum up the loops that are open, with the totals of those that were."""
     parts = [*map(_of, pools), Stats(**_totals(ended))]
     totals: dict[str, Any] = {
-        field.name: sum(getattr(part, field.name) for part in parts) for field in fields(Stats)
+        each.name: sum(getattr(part, each.name) for part in parts)
+        for each in fields(Stats)
+        if each.name != "routes"
     }
     totals["longest_wait"] = max(part.longest_wait for part in parts)
     totals["stalled"] = any(part.stalled for part in parts)

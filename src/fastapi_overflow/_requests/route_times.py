@@ -1,0 +1,91 @@
+"""What the requests of each route have waited for, and how long they kept connections.
+
+Written at the end of each request, read by those who look. It must stay small: an app may make
+routes without end.
+"""
+
+from __future__ import annotations
+
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from .place import place_of
+
+if TYPE_CHECKING:
+    from .._threads.lease import Lease
+
+MOST_ROUTES = 100  # that are told apart
+OTHERS = "(others)"
+
+
+class RouteTimes:
+    """Of one route, since the process began; seconds.
+
+    :ivar requests: that have ended
+    :ivar waited_for_thread: by their hops, one after the other
+    :ivar waited_for_connection: before they began, and at the checkout
+    :ivar held: for which they had a connection
+    :ivar idle: of these, those in which nothing of the request was at work
+    """
+
+    __slots__ = ("held", "idle", "name", "requests", "waited_for_connection", "waited_for_thread")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.requests = 0
+        self.waited_for_thread = 0.0
+        self.waited_for_connection = 0.0
+        self.held = 0.0
+        self.idle = 0.0
+
+
+# By route and method. The routes are kept, as the next one might get the same id.
+_by_route: dict[tuple[int, str | None], tuple[Any, RouteTimes]] = {}
+_by_name: dict[str, RouteTimes] = {}
+
+# Not a Lock: the garbage collector may end a request in the middle of these lines.
+_lock = RLock()
+
+
+def add(lease: Lease, held: float = 0.0, idle: float = 0.0, waited: float = 0.0) -> None:
+    """Note what a request has done that ends, if it has reached a route.
+
+    :param waited: seconds for connections
+    """
+    reached = lease.reached
+    if reached is None:
+        return
+    route, scope = reached
+    key = id(route), scope.get("method")
+    with _lock:
+        found = _by_route.get(key)
+        times = found[1] if found is not None else _new(key, route, reached)
+        times.requests += 1
+        times.waited_for_thread += lease.waited
+        times.waited_for_connection += waited
+        times.held += held
+        times.idle += idle
+
+
+def _new(key: tuple[int, str | None], route: Any, reached: Any) -> RouteTimes:
+    name = name_of(reached)
+    if name is None or (name not in _by_name and len(_by_name) >= MOST_ROUTES):
+        name = OTHERS
+    times = _by_name.setdefault(name, RouteTimes(name))
+    if name != OTHERS:
+        if len(_by_route) >= 4 * MOST_ROUTES:
+            _by_route.clear()  # routes that an app makes anew: their names are known still
+        _by_route[key] = route, times
+    return times
+
+
+def name_of(reached: Any) -> str | None:
+    """Return what a route is called here: "GET /orders/{id}"; None for what has no such name."""
+    method, path = place_of(reached)
+    return None if path is None else f"{method} {path}"
+
+
+def all_times() -> list[RouteTimes]:
+    """Return those of all routes that have answered a request."""
+    with _lock:
+        return list(_by_name.values())
