@@ -99,9 +99,9 @@ class Holder:
     :ivar app_habits: the habits of the app, once it has reached its route
     :ivar app_visits: what it had done by then, where it holds some of it still; else None
     :ivar hops: of its own that run, or wait for a thread
-    :ivar held: connections that it has, of whatever pools
-    :ivar idle_since: time.monotonic() since which it has some and nothing of it is at work, as far
-        as is known; 0 for not now
+    :ivar watched: connections that it has of pools that are only watched
+    :ivar idle_since: time.monotonic() since which nothing of it is at work, as far as is known; 0
+        for not now, and for one that has taken nothing yet
     :ivar place: method and path of the route, once it has ended and has some still
     :ivar ended_at: time.monotonic() at which it has, then
     """
@@ -115,7 +115,6 @@ class Holder:
         "ended_at",
         "endpoint",
         "habits",
-        "held",
         "hops",
         "idle_since",
         "may_wait",
@@ -124,6 +123,7 @@ class Holder:
         "thread",
         "waited",
         "waiting",
+        "watched",
     )
 
     def __init__(self, owner: Any, habits: RouteHabits | None, thread: Any = None) -> None:
@@ -139,7 +139,7 @@ class Holder:
         self.app_habits: RouteHabits | None = None
         self.app_visits: dict[object, Visit] | None = None
         self.hops = 0
-        self.held = 0
+        self.watched = 0
         self.idle_since = 0.0
         self.place: tuple[str | None, str | None] | None = None
         self.ended_at = 0.0
@@ -195,11 +195,13 @@ class Holder:
 
     def end_hop(self) -> None:
         self.hops -= 1
-        self.idle()
+        if self.accounts and self.hops <= 0:
+            self.idle_since = time.monotonic()
 
     def idle(self) -> None:
         """Take note that nothing of it is at work now, if that is so."""
-        if self.held > 0 and self.hops <= 0 and not self.idle_since:
+        if self.hops <= 0:
+            self.end_idling()
             self.idle_since = time.monotonic()
 
     def end_idling(self) -> None:

@@ -232,14 +232,14 @@ class Ledger:
             account.held = 1
             self.held += 1
             self.checkouts += 1
+            account.filled = now = time.monotonic()
             if habit is not None:
-                self._note_at_once(account, where)
+                self._note_at_once(account, where, now)
         if self._returned:
             self.book.settle()
         return True
 
-    def _note_at_once(self, account: Account, where: int) -> None:
-        account.filled = now = time.monotonic()
+    def _note_at_once(self, account: Account, where: int, now: float) -> None:
         if account.is_awaited:
             account.is_awaited = False
             self.awaited -= 1
@@ -674,7 +674,12 @@ class Ledger:
 
     def waiting_since(self) -> list[float]:
         """Return since when somebody waits, for each; from any thread."""
-        waiting = [*list(self.on_loop), *list(self.others), *list(self.first), *list(self.entries)]
+        waiting: list[Any] = [
+            *list(self.on_loop),
+            *list(self.others),
+            *list(self.first),
+            *list(self.entries),
+        ]
         return [each.since for each in waiting]
 
     def renew(self, account: Account, claim: int) -> bool:

@@ -16,7 +16,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from time import monotonic
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from .holder import LOOP
@@ -35,8 +35,14 @@ if TYPE_CHECKING:
         def find_holder(self) -> tuple[Holder, int]:
             """Return who takes a connection in this thread, and where."""
 
-        def origin(self) -> tuple[CodeType | None, int]:
-            """Return the code of the app's that does, and the instruction that it is at."""
+        # Files of which it is known whether no code of the app's is in them.
+        is_library: dict[str, bool]
+
+        def search(self, frame: FrameType) -> tuple[CodeType | None, int, int]:
+            """Return the code of the app's that does, and the instruction that it is at.
+
+            And how many frames that is away, where it may be so the next time.
+            """
 
         def took_on_loop(self, account: Account, taken: Any, began: float) -> None:
             """Be told of a connection taken on an event loop, which has stood since `began`."""
@@ -51,7 +57,7 @@ if TYPE_CHECKING:
             """Return a weak reference to the task that runs here."""
 
         def came_back(self, taken: Any) -> None:
-            """Be told of one that is back from a request that had ended."""
+            """Be told of one that is back of whom nothing was at work."""
 
         def timed_out(self, error: Exception, account: Account, reason: str) -> None:
             """Be told of an error before it is raised."""
@@ -157,10 +163,13 @@ class Governor:
     def connect(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return what takes a connection once the ledger says so."""
         find_holder = self._requests.find_holder
-        origin = self._requests.origin
+        is_library, search = self._requests.is_library, self._requests.search
+        find_frame = sys._getframe
+        depth = 1  # of the app's frame, the last time
 
         @functools.wraps(original)
-        def connect(self_: Any) -> Any:
+        def connect(self_: Any) -> Any:  # noqa: PLR0912 - a call less for each checkout
+            nonlocal depth
             try:
                 ledger = self_.__dict__[LEDGER]
             except KeyError:
@@ -181,18 +190,31 @@ class Governor:
                 connection = original(self_)
                 record = connection._connection_record
                 if record is not None:
-                    code, instruction = origin()
-                    holder.held += 1
-                    taken = ledger.out[record] = account, monotonic(), code, instruction, None
+                    try:
+                        # Mostly it is where it was the last time: two frames tell.
+                        frame = find_frame(depth)
+                        code: CodeType | None = frame.f_code
+                        instruction = frame.f_lasti
+                        is_there = (
+                            not is_library[frame.f_code.co_filename]
+                            and is_library[find_frame(depth - 1).f_code.co_filename]
+                        )
+                    except (KeyError, ValueError):
+                        is_there = False  # never seen, or not as deep
+                    if not is_there:
+                        code, instruction, depth = search(find_frame(0))
+                    since = account.filled if account.held == 1 else monotonic()
+                    taken = ledger.out[record] = account, since, code, instruction, None
                 else:  # a listener of the app's has detached or closed it
                     ledger.give_back(account)
             except BaseException:
                 ledger.give_back(account)
                 raise
-            if began and record is not None:
-                self._requests.took_on_loop(account, taken, began)
-            if account.held > 1 and record is not None:
-                self._requests.took_second(taken)
+            if record is not None:
+                if began:
+                    self._requests.took_on_loop(account, taken, began)
+                if account.held > 1:
+                    self._requests.took_second(taken)
             return connection
 
         return connect
@@ -211,12 +233,7 @@ class Governor:
             finally:
                 if taken is not None:
                     account = taken[0]
-                    holder = account.holder
-                    holder.held -= 1
-                    if holder.idle_since:
-                        holder.end_idling()
-                        holder.idle()
-                    if holder.place is not None:
+                    if account.holder.idle_since:
                         came_back(taken)
                     account.ledger.give_back(account)
 
@@ -238,9 +255,9 @@ class Governor:
                 watched.end_wait(account)
         record = connection._connection_record
         if record is not None:
-            code, instruction = requests.origin()
+            code, instruction, _ = requests.search(sys._getframe(0))
             account.filled = monotonic()
-            holder.held += 1
+            holder.watched += 1
             watched.checkouts += 1
             task = requests.current_task()
             watched.out[record] = account, account.filled, code, instruction, task

@@ -66,6 +66,7 @@ class WatchedPool:
         account.waited += seconds
 
     def give_back(self, account: WatchedAccount) -> None:
+        account.holder.watched -= 1
         self.seconds_held += time.monotonic() - account.filled
 
 

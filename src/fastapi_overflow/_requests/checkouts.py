@@ -19,7 +19,7 @@ from .._connections.holder import Account, Holder
 from .._connections.taken import Taken
 from .._connections.watched import WatchedAccount, WatchedPool
 from .._log import warn
-from .origin import origin
+from .origin import is_library, search
 from .place import place_of
 from .story import story_of
 
@@ -76,12 +76,14 @@ class Checkouts:
     :param find_holder: returns who takes a connection in this thread, and where
     """
 
-    origin = staticmethod(origin)
+    is_library = is_library
+    search = staticmethod(search)
 
     def __init__(self, find_holder: Callable[[], tuple[Holder, int]]) -> None:
         self.find_holder = find_holder
 
     def took_on_loop(self, account: Account, taken: Any, began: float) -> None:
+        account.holder.end_idling()
         loop = get_running_loop()
         if loop is None or account.holder.owner is None:
             return  # trio, or no request
@@ -104,7 +106,9 @@ class Checkouts:
         return None if task is None else ref(task)
 
     def came_back(self, taken: Any) -> None:
-        if time.monotonic() - taken[0].holder.ended_at >= TELL_SECONDS:
+        holder = taken[0].holder
+        holder.idle()
+        if holder.place is not None and time.monotonic() - holder.ended_at >= TELL_SECONDS:
             _tell("came_back", Taken(*taken))
 
     def timed_out(self, error: Exception, account: Account, reason: str) -> None:
@@ -143,6 +147,7 @@ def ended_with(holder: Holder, reached: Any, pools: Callable[[], list[Any]]) -> 
     """
     holder.place = place_of(reached)
     holder.ended_at = time.monotonic()
+    holder.idle()
     loop = get_running_loop()
     if loop is not None:
         loop.call_later(TELL_SECONDS, _still_out, holder, pools, context=Context())

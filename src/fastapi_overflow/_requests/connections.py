@@ -224,7 +224,7 @@ def ended(lease: Lease) -> None:
     if holder.habits is _habits_outside:
         lease.holder = holder.owner = None  # it is the task's again
         return
-    if holder.held > 0:
+    if holder.watched > 0 or holder.holds_something:
         checkouts.ended_with(holder, lease.reached, governor.pools)
     visits = holder.visits()
     if holder.habits is not None:

@@ -1,6 +1,6 @@
 """Which line of the app takes a connection.
 
-Called at every checkout of a pool that is watched, so it mostly looks at two frames only. It must
+Called at a checkout whose way from the app's code differs from that of the one before. It must
 never keep a frame, and with it the app's variables, alive.
 """
 
@@ -25,49 +25,36 @@ _CALLERS = frozenset(
     {"anyio", "asyncio", "concurrent", "fastapi", "starlette", "threading", "trio", "uvicorn"}
 )
 
-_is_skipped: dict[str, bool] = {}
-_usual_depth = 1
+# By file: whether no code of the app's is in it. Looked at by each checkout.
+is_library: dict[str, bool] = {}
 
 
-def origin() -> tuple[CodeType | None, int]:
+def search(frame: FrameType) -> tuple[CodeType | None, int, int]:
     """Return the code that takes a connection, and the instruction it is at; None if unknown.
 
-    To be called by what stands in the place of the pool's method. The nearest code of the app's is
-    meant, and where a library alone is on the way, the nearest line of that.
+    The nearest code of the app's is meant, and where a library alone is on the way, the nearest
+    line of that. The third number is how many frames it is away; 0 where it isn't worth a look
+    there the next time.
+
+    :param frame: of what stands in the place of the pool's method
     """
-    # The same way leads there most times: then two frames tell.
-    try:
-        frame = sys._getframe(_usual_depth)
-        before = sys._getframe(_usual_depth - 1)
-        if _is_skipped[before.f_code.co_filename] and not _is_skipped[frame.f_code.co_filename]:
-            return frame.f_code, frame.f_lasti
-    except (ValueError, KeyError):
-        pass  # not so deep, or never seen
-    return _search(sys._getframe(1))
-
-
-def _search(frame: FrameType) -> tuple[CodeType | None, int]:
-    global _usual_depth
-    depth = 1
-    found: tuple[CodeType | None, int] = (None, 0)
+    depth = 0
+    found: tuple[CodeType | None, int, int] = (None, 0, 0)
     each: FrameType | None = frame
     is_in_greenlet = False
     while each is not None and depth < MOST_FRAMES:
-        file = each.f_code.co_filename
-        is_skipped = _is_skipped.get(file)
-        if is_skipped is None:
-            is_skipped = _learn(each)
-        if not is_skipped:
-            top_level = module_of(each).partition(".")[0]
-            if top_level in _CALLERS:
-                break
+        skips = is_library.get(each.f_code.co_filename)
+        if _learn(each) if skips is None else skips:
+            pass
+        elif module_of(each).partition(".")[0] in _CALLERS:
+            break
+        else:
             owner = owner_of(each)[1]
             if owner == "app":
-                if not is_in_greenlet and found[0] is None:
-                    _usual_depth = depth
-                return each.f_code, each.f_lasti
+                is_direct = found[0] is None and not is_in_greenlet
+                return each.f_code, each.f_lasti, depth if is_direct else 0
             if owner == "package" and found[0] is None:
-                found = each.f_code, each.f_lasti
+                found = each.f_code, each.f_lasti, 0
         outer = each.f_back
         if outer is None and not is_in_greenlet:
             is_in_greenlet = True
@@ -79,12 +66,12 @@ def _search(frame: FrameType) -> tuple[CodeType | None, int]:
 
 def _learn(frame: FrameType) -> bool:
     """Take note of whether a file is one in which no line of the app's can be."""
-    if len(_is_skipped) >= MOST_FILES:
-        _is_skipped.clear()
+    if len(is_library) >= MOST_FILES:
+        is_library.clear()
     module = module_of(frame)
-    is_skipped = module.partition(".")[0] in _SKIPPED or owner_of(frame)[1] == "stdlib"
-    _is_skipped[frame.f_code.co_filename] = is_skipped
-    return is_skipped
+    skips = module.partition(".")[0] in _SKIPPED or owner_of(frame)[1] == "stdlib"
+    is_library[frame.f_code.co_filename] = skips
+    return skips
 
 
 def _around_greenlet() -> FrameType | None:
