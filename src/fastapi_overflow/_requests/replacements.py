@@ -14,7 +14,13 @@ from anyio import to_thread
 
 from .._threads.lease import Lease
 from . import hops, lease_of_request
-from .hops import Hop, WithOwnLimiter, anyio_run_sync, iterate_in_threadpool, keeps_token_beside
+from .hops import (
+    Hop,
+    WithOwnLimiter,
+    anyio_run_sync,
+    iterate_in_threadpool,
+    keeps_something_beside,
+)
 from .lease_of_request import call_with_lease, current_lease
 from .limiters import current_limiter, current_pool
 
@@ -29,8 +35,8 @@ def wrap_run_sync(wrapped: Callable[..., Any], _: Any, args: Any, kwargs: Any) -
         lease = None if type(limiter) is Hop else current_lease.get()
         if lease is not None:
             lease.refusal = None  # sync code of the app's own runs for it now
-        if lease is not None and keeps_token_beside(lease):
-            kwargs["limiter"] = WithOwnLimiter(limiter, lease)
+            if keeps_something_beside(lease):
+                kwargs["limiter"] = WithOwnLimiter(limiter, lease)
     else:
         try:
             kwargs["limiter"] = Hop(*args) if args else Hop(kwargs["func"])
