@@ -11,19 +11,20 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 
-from fastapi_overflow._connections import holder as holder_module
+from fastapi_overflow._connections import checkout as checkout_module
+from fastapi_overflow._connections import circles, door, entries, holder, stock, turns
 from fastapi_overflow._connections import ledger as ledger_module
 from fastapi_overflow._connections.book import Book
+from fastapi_overflow._connections.checkout import LOOK_SECONDS
+from fastapi_overflow._connections.entries import Entries
 from fastapi_overflow._connections.habits import RouteHabits, Visit
 from fastapi_overflow._connections.holder import HOP, LOOP, THREAD, Holder
-from fastapi_overflow._connections.ledger import (
-    LOOK_SECONDS,
-    MOST_PATIENCE,
-    PATIENCE_LOOKS,
-    Ledger,
-)
+from fastapi_overflow._connections.ledger import Ledger
+from fastapi_overflow._connections.promises import MOST_PATIENCE, PATIENCE_LOOKS
+from fastapi_overflow._connections.turns import Turns
 from support import PATIENCE
 
+MODULES = (checkout_module, circles, door, entries, holder, ledger_module, stock, turns)
 FOR_EVER = 10.0**9
 PLACES = (LOOP, HOP, THREAD)
 
@@ -104,7 +105,7 @@ class Take(threading.Thread):
         super().__init__(daemon=True)
         self.account = account
         self.where = where
-        self.until = ledger_module.time.monotonic() + timeout
+        self.until = checkout_module.time.monotonic() + timeout
         self._timeout = timeout
         self._may_go = threading.Semaphore(0)
         self._stands = threading.Semaphore(0)
@@ -153,61 +154,49 @@ class Take(threading.Thread):
         return self.checkout is not None and self.checkout.granted
 
 
-class WatchedLedger(Ledger):
-    """A ledger that asserts that it hands out no more than there are, and keeps what is safe safe.
+class Watched:
+    """Asserts that no more is handed out than there is, and keeps what is safe safe.
 
     Asked right before and after each: what a habit says at most may rise later, and the pool may
     have fewer than it said. Left out is what may make it unsafe: on the loop a request takes what
     is free, as nobody can wait there; and so may one that waits in a circle, instead of failing.
     """
 
-    where = None  # where the checkout is that is decided upon
-
     @contextmanager
-    def stays_safe(self):
-        was_safe = is_safe(self)
+    def stays_safe(self, stock):
+        was_safe = is_safe(stock)
         yield
-        assert is_safe(self) or not was_safe
+        assert is_safe(stock) or not was_safe
 
-    @contextmanager
-    def at(self, where):
-        outer, self.where = self.where, where
-        try:
-            yield
-        finally:
-            self.where = outer
 
+class WatchedLedger(Watched, Ledger):
     def takes_at_once(self, account, where):
-        with nullcontext() if where == LOOP else self.stays_safe():
+        with nullcontext() if where == LOOP else self.stays_safe(self.stock):
             taken = super().takes_at_once(account, where)
-        assert not taken or self.held + self.adrift <= self.capacity
+        assert not taken or self.stock.free >= 0
         return taken
 
-    def begin(self, checkout):
-        with self.at(checkout.where):
-            super().begin(checkout)
 
-    def _serve_one(self, queue, checkout, now):
-        with self.at(checkout.where):
-            super()._serve_one(queue, checkout, now)
+class WatchedTurns(Watched, Turns):
+    def grant(self, checkout, now):
+        with nullcontext() if checkout.where == LOOP else self.stays_safe(self._stock):
+            super().grant(checkout, now)
+        assert self._stock.free >= 0
 
-    def _break_circle(self, checkout, holders):
+    def break_circle(self, checkout, holders):
         with pytest.MonkeyPatch.context() as patches:
-            patches.setattr(WatchedLedger, "stays_safe", nullcontext)
-            return super()._break_circle(checkout, holders)
+            patches.setattr(WatchedTurns, "stays_safe", nullcontext)
+            return super().break_circle(checkout, holders)
 
-    def _grant(self, account, now):
-        with nullcontext() if self.where == LOOP else self.stays_safe():
-            super()._grant(account, now)
-        assert self.held + self.adrift <= self.capacity
 
-    def _let_in(self, account, claim, now):
-        with self.stays_safe():
-            super()._let_in(account, claim, now)
+class WatchedEntries(Watched, Entries):
+    def let_in(self, account, claim, now):
+        with self.stays_safe(self._stock):
+            super().let_in(account, claim, now)
 
-    def _collect_for_old(self, now):
-        with self.stays_safe():
-            super()._collect_for_old(now)
+    def collect_for_old(self, now):
+        with self.stays_safe(self._stock):
+            super().collect_for_old(now)
 
 
 def owners_at_work(owners, waiting, loop_stands):
@@ -237,9 +226,11 @@ class World:
     def __init__(self, *sizes):
         self.patches = pytest.MonkeyPatch()
         self.time = ManualTime()
-        self.patches.setattr(ledger_module, "time", self.time)
-        self.patches.setattr(holder_module, "time", self.time)
-        self.patches.setattr(ledger_module, "Lock", Turnstile)
+        for module in MODULES:  # all that know the time
+            self.patches.setattr(module, "time", self.time)
+        self.patches.setattr(checkout_module, "Lock", Turnstile)
+        self.patches.setattr(ledger_module, "Entries", WatchedEntries)
+        self.patches.setattr(ledger_module, "Turns", WatchedTurns)
         self.book = Book(owners_at_work)
         self.ledgers = [WatchedLedger(self.book, FakePool(size), object()) for size in sizes]
         self.threads = []
@@ -271,7 +262,7 @@ class World:
         for _ in range(number):
             self.time.now += LOOK_SECONDS
             for ledger in self.ledgers:
-                ledger.look()
+                ledger.door.look()
 
     def let_promises_end(self):
         """Let so much time pass that whatever was set aside is given up, where nobody took it."""
@@ -301,10 +292,10 @@ class Party:
     def enter(self, ledger, claim=0):
         """Ask to be let in; tell whether it is, else it waits."""
         account = self.holder.account(ledger)
-        if ledger.lets_in(account, claim):
+        if ledger.door.lets_in(account, claim):
             return True
         self.woken = 0
-        self.entry = ledger.queue(account, claim, self._wake)
+        self.entry = ledger.door.queue(account, claim, self._wake)
         return self.entry.is_in
 
     def _wake(self):
@@ -313,7 +304,7 @@ class Party:
     def leave(self):
         """Wait no longer to be let in; tell whether it was."""
         entry, self.entry = self.entry, None
-        return entry.account.ledger.leave(entry)
+        return entry.account.ledger.door.leave(entry)
 
     # ---- checkouts
 
@@ -388,7 +379,7 @@ class Party:
         if self.holder.habits is not None:
             self.holder.habits.learn(self.holder.visits())
         for account in list(self.holder.accounts.values()):
-            account.ledger.release(account)
+            account.ledger.door.release(account)
         self.ended = True
 
     def finish(self):
@@ -410,13 +401,14 @@ def check_sums(ledger, accounts, granted=0):
 
     :param granted: checkouts that have been granted and have not been to the pool
     """
+    stock = ledger.stock
     accounts = [account for account in accounts if account.ledger is ledger]
-    assert ledger.held == sum(account.held for account in accounts)
-    assert ledger.aside == sum(max(account.claim - account.held, 0) for account in accounts)
-    assert ledger.awaited == sum(account.is_awaited for account in accounts)
-    assert set(ledger.stakes) == {each for each in accounts if each.held or each.claim}
+    assert stock.held == sum(account.held for account in accounts)
+    assert stock.aside == sum(max(account.claim - account.held, 0) for account in accounts)
+    assert stock.awaited == sum(account.is_awaited for account in accounts)
+    assert set(stock.stakes) == {each for each in accounts if each.held or each.claim}
     assert all(account.held >= 0 for account in accounts)
-    assert ledger.held == len(ledger.out) + granted
+    assert stock.held == len(ledger.out) + granted
 
 
 def can_all_end(capacity, wants):
@@ -442,30 +434,31 @@ def stake(account):
     return max(account.held, account.claim)
 
 
-def is_safe(ledger, changes=None):
+def is_safe(stock, changes=None):
     """Tell whether all who have a stake could come to their end by what their habits say.
 
     :param changes: connections to add to what an account has
     """
     changes = changes or {}
     wants = []
-    for account in {**ledger.stakes, **dict.fromkeys(changes)}:
+    for account in {**stock.stakes, **dict.fromkeys(changes)}:
         has = stake(account) + changes.get(account, 0)
         if has > 0:
             wants.append((has, max(account.limit(), has)))
-    forgotten = max(-ledger.adrift, 0)  # out, but not by what the pool says
-    return can_all_end(ledger.capacity + forgotten, wants)
+    forgotten = max(-stock.adrift, 0)  # out, but not by what the pool says
+    return can_all_end(stock.capacity + forgotten, wants)
 
 
 def check_empty(ledger):
     """Assert that nothing is left of all who ever took a connection."""
-    left = (ledger.held, ledger.aside, ledger.awaited, ledger.adrift)
+    stock = ledger.stock
+    left = (stock.held, stock.aside, stock.awaited, stock.adrift)
     assert left == (0, 0, 0, 0)
-    queues = (ledger.on_loop, ledger.others, ledger.first, ledger.entries)
-    assert not any(queues)
-    assert not ledger.stakes
+    assert not ledger.queues
+    assert not ledger.entries
+    assert not stock.stakes
     assert not ledger.out
-    assert not ledger.is_watched
+    assert not ledger.door.is_watched
 
 
 def alive(references: "list[weakref.ref]"):

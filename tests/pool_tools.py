@@ -111,7 +111,7 @@ def held(engine: Any) -> tuple[int, int]:
     ledger = engine.pool.__dict__.get("_fastapi_overflow_ledger")
     if ledger is None:  # not made before the first checkout of this process
         return 0, 0
-    return ledger.held, sum(account.held > 0 for account in ledger.stakes)
+    return ledger.stock.held, sum(account.held > 0 for account in ledger.stock.stakes)
 
 
 @contextmanager

@@ -24,16 +24,16 @@ class TestReturns:
         request.take(ledger)
         with world.book.lock:
             request.give_back()
-            assert ledger.held == 1
+            assert ledger.stock.held == 1
         world.book.settle()
-        assert ledger.held == 0
+        assert ledger.stock.held == 0
 
     def test_while_another_is_entered(self, world):
         """One that comes back in the middle of entering another is entered after it."""
         (ledger,) = world.ledgers
         accounts = []
         for _ in range(2):
-            ledger.pool.size = ledger.capacity = 2
+            ledger.pool.size = ledger.stock.capacity = 2
             request = world.request()
             request.take(ledger)
             accounts.append(request.out[0][0])
@@ -46,7 +46,7 @@ class TestReturns:
 
         world.patches.setattr(Ledger, "enter_return", enter_return)
         world.book.give_back(accounts.pop())
-        assert ledger.held == 0
+        assert ledger.stock.held == 0
 
     def test_failure(self, world):
         """Whatever fails while one is entered, the book is free afterwards."""

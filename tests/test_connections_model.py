@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
 from fastapi_overflow._connections.habits import RouteHabits
 from fastapi_overflow._connections.holder import LOOP, THREAD
-from fastapi_overflow._connections.ledger import LOOK_SECONDS, NoConnection
 from ledger_tools import (
     PLACES,
     World,
@@ -79,16 +79,16 @@ class Connections(RuleBasedStateMachine):
         if self.waits_for_free(ledger):
             # What was learned since may let somebody go on who could not when it was his turn.
             self.world.time.now += LOOK_SECONDS
-            ledger.look()
+            ledger.door.look()
             assert not self.waits_for_free(ledger)
 
     def waits_for_free(self, ledger):
-        free = ledger.capacity - ledger.held - ledger.adrift
+        free = ledger.stock.free
         if free <= 0:
             return False
-        if ledger.on_loop:
+        if ledger.queues.on_loop:
             return True
-        if ledger.adrift < 0:
+        if ledger.stock.adrift < 0:
             return False  # more are out than the pool knows: what is safe is anybody's guess
         waiting = [
             take.account
@@ -99,7 +99,7 @@ class Connections(RuleBasedStateMachine):
         if any(account.claim > account.held for account in waiting):
             return True
         return any(
-            free - ledger.aside >= account.outright() and self.is_safe_for(ledger, account)
+            free - ledger.stock.aside >= account.outright() and self.is_safe_for(ledger, account)
             for account in waiting
             if account.held
         )
@@ -107,7 +107,7 @@ class Connections(RuleBasedStateMachine):
     @staticmethod
     def is_safe_for(ledger, account):
         """Tell whether all could end if this one got another, and others what is set aside."""
-        return is_safe(ledger, {account: max(account.held + 1 - stake(account), 0)})
+        return is_safe(ledger.stock, {account: max(account.held + 1 - stake(account), 0)})
 
     def pick(self, number, condition):
         there = [party for party in self.parties if condition(party)]
@@ -305,13 +305,13 @@ class Connections(RuleBasedStateMachine):
         """
         ledgers = [checkout.account.ledger]
         for ledger in ledgers:
-            for account in [each for each in ledger.stakes if each.held]:
+            for account in [each for each in ledger.stock.stakes if each.held]:
                 waits = account.holder.waiting
                 if not waits or any(each.granted for each in waits):
                     return False
                 for each in waits:
                     other = each.account.ledger
-                    if other.held + other.adrift < other.capacity:
+                    if other.stock.free > 0:
                         return False
                     if other not in ledgers:
                         ledgers.append(other)
@@ -321,7 +321,7 @@ class Connections(RuleBasedStateMachine):
     def may_come_back(checkout):
         """Tell whether somebody else has one who can bring it by himself."""
         ledger = checkout.account.ledger
-        return ledger.adrift > 0 or any(
+        return ledger.stock.adrift > 0 or any(
             account.held
             and account is not checkout.account
             and (
@@ -329,7 +329,7 @@ class Connections(RuleBasedStateMachine):
                 if account.holder.owner is not None
                 else not account.holder.waiting
             )
-            for account in ledger.stakes
+            for account in ledger.stock.stakes
         )
 
     # ---- the end

@@ -7,8 +7,9 @@ import weakref
 
 import pytest
 
+from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
+from fastapi_overflow._connections.entries import OLD
 from fastapi_overflow._connections.holder import HOP, LOOP
-from fastapi_overflow._connections.ledger import LOOK_SECONDS, OLD, NoConnection
 from ledger_tools import World, alive, check_empty, is_safe, known_route
 
 
@@ -95,7 +96,7 @@ class TestSafety:
         first.take(ledger)
         first.give_back()
         assert not second.take(ledger)
-        assert is_safe(ledger)
+        assert is_safe(ledger.stock)
         first.finish()
         assert second.look()
 
@@ -142,7 +143,7 @@ class TestSafety:
         request = world.request(known_route((ledger, 3, 2)))
         assert request.enter(ledger, claim=1)  # less than its kind is known to need by now
         assert request.take(ledger)
-        assert is_safe(ledger)
+        assert is_safe(ledger.stock)
 
     def test_nobody_fails_beside_a_free_one(self, world):
         """Who waits in a circle takes what is free, though not all may be able to end then.
@@ -154,7 +155,7 @@ class TestSafety:
         first, second = world.request(habits), world.request(habits)
         assert first.take(ledger, LOOP)
         assert second.take(ledger, LOOP)
-        assert not is_safe(ledger)
+        assert not is_safe(ledger.stock)
         assert not first.take(ledger)
         assert not second.take(ledger)
         for _ in range(5):
@@ -204,7 +205,7 @@ class TestEntries:
         assert not waiting.enter(ledger, claim=2)
         world.time.now += OLD
         world.look()
-        assert ledger.aside == 1
+        assert ledger.stock.aside == 1
         assert thread.take(ledger)
         thread.finish()
         assert waiting.entry.is_in
@@ -221,7 +222,7 @@ class TestEntries:
         assert not waiting.enter(ledger, claim=2)
         world.time.now += OLD
         world.look()
-        assert ledger.aside == 0
+        assert ledger.stock.aside == 0
         assert holder.take(ledger)
         holder.finish()
         assert waiting.entry.is_in
@@ -239,7 +240,7 @@ class TestEnd:
         request.take(ledger, LOOP)
         request.end()
         request.give_back()
-        assert ledger.aside == 0
+        assert ledger.stock.aside == 0
 
     def test_interrupted_when_served(self, world):
         """Interrupted in the moment in which it was served, it gives the connection to the next."""
@@ -278,4 +279,4 @@ class TestPool:
             assert ledger.takes_at_once(account, HOP) or not ledger.take(account, HOP, 0)
             ledger.pool.taken += 1
         world.look(4)
-        assert ledger.adrift == 0
+        assert ledger.stock.adrift == 0

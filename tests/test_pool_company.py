@@ -295,7 +295,7 @@ class TestFork:
         thread = threading.Thread(target=lambda: made.connect().close(), daemon=True)
         thread.start()
         ledger = made.pool.__dict__["_fastapi_overflow_ledger"]
-        while not ledger.first:
+        while not ledger.queues.first:
             pass
         have, go_on = threading.Event(), threading.Event()
         def keep():
@@ -478,10 +478,10 @@ class TestCancellation:
             requests = [asyncio.ensure_future(call(app, "/")) for _ in range(4)]
             ledger = made.pool.__dict__["_fastapi_overflow_ledger"]
             for _ in range(PATIENCE * 100):
-                if len(ledger.entries) == 3:
+                if len(ledger.entries.waiting) == 3:
                     break
                 await asyncio.sleep(0.01)
-            assert len(ledger.entries) == 3
+            assert len(ledger.entries.waiting) == 3
             requests[1].cancel()
             requests[2].cancel()
             door.set()

@@ -38,7 +38,7 @@ def waits(made, number: int = 1) -> None:
     ledger = made.pool.__dict__["_fastapi_overflow_ledger"]
     done = threading.Event()
     for _ in range(PATIENCE * 500):
-        if len(ledger.first) + len(ledger.others) + len(ledger.on_loop) >= number:
+        if len(ledger.queues.all()) >= number:
             return
         done.wait(0.002)
     raise AssertionError("nobody waits")

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .holder import Account, Holder
 
 
+# Seconds after which a wait is worth a word to the operator.
+TELL_SECONDS = 1.0
+
+
 class Book:
     """The lock of all ledgers.
 

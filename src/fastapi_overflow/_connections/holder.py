@@ -71,7 +71,7 @@ class Account(Visit):
             most = max(most, self.habit.most)
             if not self.habit.requests:  # never seen to its end
                 most = max(most, 2)
-        capacity: int = self.ledger.capacity
+        capacity: int = self.ledger.stock.capacity
         return min(most, capacity)
 
     def outright(self) -> int:
@@ -81,8 +81,52 @@ class Account(Visit):
         """
         if self.held or self.habit is None:
             return 1
-        capacity: int = self.ledger.capacity
+        capacity: int = self.ledger.stock.capacity
         return max(1, min(self.habit.most_elsewhere, capacity))
+
+    # ---- what is learned while it goes on
+
+    def note_simple(self, where: int, now: float) -> None:
+        """Take note of the only one that it has, when it gets it."""
+        if self.takes:
+            self.again = max(self.again, now - self.emptied)
+        else:
+            self.idle = now - self.began
+            if not self.most:
+                self.most = 1
+        self.takes += 1
+        if where != HOP and not self.most_elsewhere:
+            self.most_elsewhere = 1
+
+    def note(self, where: int, now: float) -> None:
+        """Take note of one that it asks for, whether it gets it or not."""
+        if not self.held:
+            if self.takes:
+                self.again = max(self.again, now - self.emptied)
+            else:
+                self.idle = now - self.began
+        self.takes += 1
+        self.most = max(self.most, self.held + 1)
+        if self.most > 1:
+            self.is_simple = False
+        if where != HOP:
+            self.most_elsewhere = max(self.most_elsewhere, self.held + 1)
+        habit = self.habit
+        habits = self.holder.habits
+        if habits is not None and not habits.requests and self.takes == 1:
+            # The first of its kind. Its loop may be busy beginning the others.
+            self.idle = min(self.idle, habits.seconds_of_looks())
+        if habit is not None and (self.most > 1 or not habit.requests):
+            habit.raise_to(self)
+
+    def goes_on(self, now: float) -> bool:
+        """Tell whether it takes another soon, as far as is known, after one that is back."""
+        habit = self.habit
+        return (
+            habit is not None
+            and not self.holder.has_ended
+            and (not habit.requests or habit.goes_on(self, now))
+        )
 
 
 class Holder:

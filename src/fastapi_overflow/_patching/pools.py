@@ -75,7 +75,7 @@ def _on_import(module: ModuleType) -> None:
                 raise TypeError(f"sqlalchemy.pool.QueuePool has no method {name!r}")
         if not hasattr(pool.QueuePool(lambda: None, 1, 0), "_max_overflow"):
             raise TypeError("sqlalchemy.pool.QueuePool has no attribute '_max_overflow'")
-        from .._requests import checkouts, connections, hops, lease_of_request
+        from .._requests import checkouts, connections, holder_here, hops, lease_of_request
         from .._watching.connection_log import ConnectionLog
         from .._watching.live_objects import instances_of
     except Exception as exc:
@@ -84,19 +84,19 @@ def _on_import(module: ModuleType) -> None:
     checkouts.on_failure = leave_alone
     checkouts.observer = ConnectionLog()
     for (_, name, _), (owner, attribute, original) in zip(POINTS, found, strict=True):
-        method: Callable[..., Any] = getattr(connections.governor, name)
+        method: Callable[..., Any] = getattr(holder_here.governor, name)
         if name == "make":  # SQLAlchemy looks at its code, which wrapt's shows
             wrapt.apply_patch(owner, attribute, wrapt.FunctionWrapper(original, method))
         else:
             setattr(owner, attribute, method(original))
     lease_of_request.connections = connections
-    hops.note_hop_outside = connections.note_hop_outside
-    engine = _name_pools(module, connections.governor)
+    hops.note_hop_outside = holder_here.note_hop_outside
+    engine = _name_pools(module, holder_here.governor)
     for each in instances_of(pool.QueuePool, engine):
         if isinstance(each, pool.QueuePool):
-            connections.governor.govern(each)
+            holder_here.governor.govern(each)
         else:
-            connections.governor.note_engine(each.pool, each.dialect, each.url)
+            holder_here.governor.note_engine(each.pool, each.dialect, each.url)
 
 
 def _name_pools(module: ModuleType, governor: Any) -> type | None:

@@ -32,8 +32,8 @@ def story_of(ledger: Ledger, account: Account, reason: str) -> str:
         rest -= number
     if rest:
         named.append(f"others have {rest}")
-    if ledger.adrift > 0:
-        named.append(f"{ledger.adrift} were taken before anybody looked")
+    if ledger.stock.adrift > 0:
+        named.append(f"{ledger.stock.adrift} were taken before anybody looked")
     said = f"fastapi-overflow: {_name_of(account.holder)} got no connection: {reason}."
     return f"{said} Of {ledger.capacity}, {'; '.join(named)}." if named else said
 

@@ -1,0 +1,123 @@
+"""Where requests ask to be let in before they begin.
+
+Called from event loops, for each request that is about to take a connection. It must never wait:
+who isn't let in is woken later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .book import TELL_SECONDS, Book
+from .entries import Entries, Entry
+from .holder import Account
+from .promises import Promises
+from .stock import Stock
+from .turns import Turns
+
+
+class Door:
+    """Lets requests in to the connections of one pool."""
+
+    __slots__ = ("_book", "_entries", "_promises", "_stock", "_turns")
+
+    def __init__(
+        self, book: Book, stock: Stock, promises: Promises, entries: Entries, turns: Turns
+    ) -> None:
+        self._book = book
+        self._stock = stock
+        self._promises = promises
+        self._entries = entries
+        self._turns = turns
+
+    def lets_in(self, account: Account, claim: int) -> bool:
+        """Let a request in that holds nothing, if that can be at once; tell whether it is in.
+
+        :param claim: connections to set aside for it; 0 for one that can wait in its thread
+        """
+        now = time.monotonic()
+        entries = self._entries
+        with self._book.lock:
+            self._promises.give_up_late(now)
+            is_in = not entries and entries.has_room(account, claim)
+            if is_in:
+                entries.let_in(account, claim, now)
+        if self._book.returned:
+            self._book.settle()
+        return is_in
+
+    def queue(self, account: Account, claim: int, wake: Callable[[], None]) -> Entry:
+        """Have a request wait until it is let in.
+
+        :param wake: called once then, in any thread
+        """
+        entry = Entry(account, claim, wake)
+        with self._book.lock:
+            self._stock.ask_pool(entry.since)
+            if account.claim > account.held:  # by the app's habit: its route's is about to be known
+                self._promises.give_up(account)
+            self._entries.waiting.append(entry)
+            self._turns.serve(entry.since)
+        self._book.settle()
+        return entry
+
+    def seconds_left(self, since: float) -> float:
+        """Return for how long somebody who waits may go on: the pool's timeout without a return.
+
+        :param since: time.monotonic() when it began to wait
+        """
+        stock = self._stock
+        return max(since, stock.moved) + stock.pool.timeout() - time.monotonic()
+
+    def leave(self, entry: Entry) -> bool:
+        """Have a request wait no longer; tell whether it was let in."""
+        with self._book.lock:
+            if not entry.is_in:
+                self._entries.waiting.remove(entry)
+                self._promises.give_up(entry.account)
+                self._turns.serve(time.monotonic())
+            seconds = time.monotonic() - entry.since
+            entry.account.waited += seconds
+            entry.account.ledger.seconds_waited += seconds
+        self._book.settle()
+        return entry.is_in
+
+    def renew(self, account: Account, claim: int) -> bool:
+        """Tell whether so many are still set aside; then they are for as long again."""
+        with self._book.lock:
+            if account.claim < claim:
+                return False
+            self._promises.make(account, time.monotonic())
+        self._book.settle()
+        return True
+
+    def release(self, account: Account) -> None:
+        """Set nothing aside any longer for an account: its request has ended."""
+        if account.claim or account.is_awaited or account.promise is not None:
+            with self._book.lock:
+                self._promises.give_up(account)
+                self._turns.serve(time.monotonic())
+            self._book.settle()
+
+    # ---- for event loops
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether an event loop has to look from time to time."""
+        return bool(self._entries or self._promises)
+
+    def look(self) -> None:
+        """Give up what was set aside for too long, and serve those who wait.
+
+        Called from an event loop from time to time while something is set aside, or somebody waits.
+        """
+        with self._book.lock:
+            self._promises.note_look()
+            now = time.monotonic()
+            self._turns.look(now)
+            oldest = self._entries.waiting[0] if self._entries else None
+        self._book.settle()
+        if oldest is not None and not oldest.is_told and now - oldest.since >= TELL_SECONDS:
+            oldest.is_told = True
+            self._book.somebody_waited(oldest.account.ledger)

@@ -1,0 +1,128 @@
+"""Requests that wait before they begin, and who of them is next.
+
+Called by whoever has the book. It must never let a request in that would keep others from coming
+to their end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from .holder import Account
+from .promises import Promises
+from .queues import Queues
+from .stock import Stock
+
+# Requests that may be on their way to a connection beyond those that get one at once: so one is
+# never free without a thread that is about to take it.
+AHEAD = 2
+
+# Seconds after which what comes back is set aside for a request that waits to be let in, for as
+# many seconds, and not for as many more, in turn. A guess: one that needs several at once must have
+# its chance, and others must go on where what it lacks never comes back.
+OLD = 0.5
+
+# Requests behind the first one that may be let in before it, where it needs more than they do.
+PASSING = 8
+
+
+class Entry:
+    """One request that waits to be let in.
+
+    :ivar claim: connections to set aside for it; 0 for one that can wait in its thread
+    :ivar wake: called once, in any thread, when it is let in
+    :ivar is_told: whether the operator has been told that it waits
+    """
+
+    __slots__ = ("account", "claim", "is_in", "is_told", "since", "wake")
+
+    def __init__(self, account: Account, claim: int, wake: Callable[[], None]) -> None:
+        self.account = account
+        self.claim = claim
+        self.wake = wake
+        self.since = time.monotonic()
+        self.is_in = False
+        self.is_told = False
+
+
+class Entries:
+    """The requests that wait to be let in to one pool.
+
+    :ivar waiting: by age
+    """
+
+    __slots__ = ("_promises", "_queues", "_stock", "waiting")
+
+    def __init__(self, stock: Stock, promises: Promises, queues: Queues) -> None:
+        self._stock = stock
+        self._promises = promises
+        self._queues = queues
+        self.waiting: deque[Entry] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting)
+
+    def has_room(self, account: Account, claim: int) -> bool:
+        """Tell whether a request may be let in.
+
+        Threads at the checkout go first. Where it needs connections set aside, these must be free,
+        and all who have a stake could still come to their end. Else so few may be on their way to
+        one that there is always somebody to take what comes back.
+        """
+        stock = self._stock
+        free = stock.free - stock.aside
+        if not claim:
+            return free - stock.spare + AHEAD > stock.awaited and len(self._queues.first) < AHEAD
+        if self._queues:
+            return False
+        claim = min(claim, stock.capacity)
+        if free < claim - account.claim:
+            return False
+        limit = account.limit()
+        return limit <= claim or stock.is_safe(account, claim, limit)
+
+    def let_in(self, account: Account, claim: int, now: float) -> None:
+        """Let a request in: with connections set aside for it, or on its way to take one."""
+        account.began = now
+        self._stock.leave_out(account)
+        if claim:
+            account.claim = max(account.claim, min(claim, self._stock.capacity))
+        else:
+            account.is_awaited = True
+        self._promises.make(account, now)
+        self._stock.count(account)
+
+    def next(self) -> Entry | None:
+        """Return the one that may be let in next: by age, but for one that needs more."""
+        for entry in islice(self.waiting, PASSING):
+            if self.has_room(entry.account, entry.claim) or self._is_collected(entry):
+                return entry
+        return None
+
+    def _is_collected(self, entry: Entry) -> bool:
+        return 0 < min(entry.claim, self._stock.capacity) <= entry.account.claim
+
+    def collect_for_old(self, now: float) -> None:
+        """Set aside what is free, one after the other, for the first that waits to be let in.
+
+        Not while threads wait that hold one already: they come before it.
+        """
+        entry = self.waiting[0] if self.waiting else None
+        if entry is None or not entry.claim or self._is_collected(entry):
+            return
+        stock, account = self._stock, entry.account
+        if self._queues.others or int((now - entry.since) / OLD) % 2 == 0:
+            if account.claim:
+                self._promises.give_up(account)
+            return
+        free = stock.free - stock.aside
+        claim = min(entry.claim, stock.capacity)
+        most = max(account.limit(), claim)
+        collected = min(account.claim + free, claim)
+        if free > 0 and (most <= collected or stock.is_safe(account, collected, most)):
+            stock.leave_out(account)
+            account.claim = collected
+            stock.count(account)

@@ -1,0 +1,117 @@
+"""Where a request waits until it is let in: in the event loop, before it begins.
+
+Called for a request that holds nothing, where it reaches a point at which it may have to wait. It
+must never wait longer than the pools move, and leave nothing set aside for one that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from .._connections.habits import LOOK_SECONDS
+from .._connections.holder import Holder
+from .._connections.ledger import Ledger
+from .._threads.lease import Lease
+from .signal_of_loop import Signal
+
+Wait: TypeAlias = Coroutine[Any, Any, None]
+
+# What a request needs before it begins: of which pools, and how many set aside.
+Claims: TypeAlias = list[tuple[Ledger, int]]
+
+
+def be_let_in(
+    lease: Lease,
+    holder: Holder,
+    claims: Claims,
+    seconds: float | None = None,
+) -> Wait | None:
+    """Let a request go on as soon as it is let in by one ledger after the other.
+
+    :param seconds: to wait at most, for what may turn out to be needless; None: for what requests
+        of its kind need, as long as the pools move
+    """
+    for n, (ledger, claim) in enumerate(claims):
+        if not ledger.door.lets_in(holder.account(ledger), claim):
+            return _wait_to_be_let_in(lease, holder, claims[n:], seconds)
+        if claim and seconds is None:
+            _hold(lease)
+        _look_at(ledger)
+    return None
+
+
+async def _wait_to_be_let_in(
+    lease: Lease, holder: Holder, claims: Claims, seconds: float | None
+) -> None:
+    patience = lease.pool.patience
+    refusal = lease.refusal if holder.endpoint is not None and patience is not None else None
+    waits_for = deque(claims)
+    rounds = 3
+    while waits_for:
+        ledger, claim = waits_for.popleft()
+        since = time.monotonic()
+        let_in = Signal()
+        entry = ledger.door.queue(holder.account(ledger), claim, let_in.set)
+        _look_at(ledger)
+        lease.pool.held_back += 1
+        try:
+            if seconds is not None:
+                await let_in.wait(seconds)
+            elif refusal is not None:
+                await let_in.wait(patience.seconds - (since - holder.began))
+            else:
+                # As long as the pool moves. Where nothing comes back for the pool's timeout, it
+                # gets the pool's error at its checkout, at once.
+                while not entry.is_in and (left := ledger.door.seconds_left(since)) > 0:
+                    await let_in.wait(left)
+                if not entry.is_in:
+                    holder.waited = ledger.pool.timeout()
+        finally:
+            # Its time is up, or it is cancelled: then what was set aside goes with the request.
+            lease.pool.held_back -= 1
+            is_in = ledger.door.leave(entry)
+        if is_in and claim and seconds is None:
+            _hold(lease)
+        elif seconds is not None and not is_in:
+            break  # it goes on without
+        elif refusal is not None and not is_in and refusal.holds_nothing():
+            lease.pool.count_refused(time.monotonic() - holder.began)
+            raise refusal.error()
+        if not waits_for and len(claims) > 1:
+            # What the first pools have set aside may have been given up meanwhile.
+            stale = [c for c in claims if c[1] and not c[0].door.renew(holder.account(c[0]), c[1])]
+            if stale and rounds:
+                waits_for.extend(stale)
+                rounds -= 1
+    holder.has_waited()
+
+
+def _hold(lease: Lease) -> None:
+    """Take note that others wait for what a request has: its hops aren't first ones."""
+    lease.hops = max(lease.hops, 1)
+
+
+_looked_at: WeakKeyDictionary[Any, set[Ledger]] = WeakKeyDictionary()
+
+
+def _look_at(ledger: Ledger) -> None:
+    """Look at a ledger from time to time while it has something set aside or somebody waits."""
+    loop = asyncio.get_running_loop()
+    ledgers = _looked_at.setdefault(loop, set())
+    if ledger not in ledgers:
+        ledgers.add(ledger)
+        loop.call_later(LOOK_SECONDS, _look, loop, ledger, context=Context())
+
+
+def _look(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
+    ledger.door.look()
+    if ledger.door.is_watched:
+        loop.call_later(LOOK_SECONDS, _look, loop, ledger, context=Context())
+    else:
+        _looked_at[loop].discard(ledger)

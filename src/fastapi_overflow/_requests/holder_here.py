@@ -1,0 +1,114 @@
+"""Who takes a connection here: the request, task or thread that this code runs for.
+
+Asked at each checkout; and where a process forks, all begins anew in the child. This module is
+loaded with SQLAlchemy only. It must never keep a task or a thread alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from asyncio import _get_running_loop as get_running_loop
+from contextvars import ContextVar
+from typing import Any
+from weakref import ref
+
+from .._connections.book import Book
+from .._connections.habits import RouteHabits
+from .._connections.holder import HOP, LOOP, THREAD, Holder
+from .._connections.sqlalchemy import Governor
+from . import checkouts
+from .at_work import some_at_work
+from .checkouts import Checkouts
+from .lease_of_request import current_lease
+
+
+class _Here(threading.local):
+    """What is known of a thread: its holder outside of requests, and whether it runs hops."""
+
+    def __init__(self) -> None:
+        thread = threading.current_thread()
+        self.holder = Holder(None, None, ref(thread))
+        self.place = HOP if type(thread).__name__ == "WorkerThread" else THREAD
+
+
+_here = _Here()
+
+
+def find_holder() -> tuple[Holder, int]:
+    """Return who takes a connection in this thread, and where."""
+    place = LOOP if get_running_loop() is not None else _here.place
+    lease = current_lease.get()
+    if lease is None or lease.closed:
+        holder = _find_outside(place) if place != THREAD else _here.holder
+    else:
+        holder = lease.holder
+        if holder is None:
+            holder = lease.holder = Holder(lease, None)
+    if place == THREAD and "trio" in sys.modules and _trio_runs_here():
+        place = LOOP
+    return holder, place
+
+
+def _find_outside(place: int) -> Holder:
+    outside = current_outside.get()
+    if outside is not None and (place == HOP or outside.is_of(asyncio.current_task())):
+        return outside.holder
+    return _here.holder
+
+
+def _trio_runs_here() -> bool:
+    try:
+        sys.modules["trio"].lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _Outside:
+    """A task that makes hops outside of any request, as a middleware around the app does.
+
+    What it takes and what the request takes that it calls the app for are one holder's.
+    """
+
+    __slots__ = ("_task", "holder")
+
+    def __init__(self, task: Any) -> None:
+        self._task = ref(task)
+        self.holder = Holder(None, habits_outside)
+
+    def is_of(self, task: Any) -> bool:
+        return self._task() is task
+
+
+def note_hop_outside(task: Any) -> None:
+    """Take note of a task that makes a hop outside of any request."""
+    outside = current_outside.get()
+    if outside is None or not outside.is_of(task):
+        current_outside.set(_Outside(task))
+
+
+current_outside: ContextVar[_Outside | None] = ContextVar("fastapi_overflow_outside", default=None)
+habits_outside = RouteHabits()
+
+
+# Asked by each checkout of a QueuePool.
+governor = Governor(Book(some_at_work, checkouts.somebody_waited), Checkouts(find_holder))
+
+
+def _start_over() -> None:
+    """Begin anew in the child of a fork: nothing is this process's that the parent has taken."""
+    governor.start_over()
+    _here.holder = Holder(None, None, ref(threading.current_thread()))
+
+
+if hasattr(os, "register_at_fork"):
+    # A child begins with a book that nobody is in the middle of.
+    os.register_at_fork(
+        before=governor.book.lock.acquire,
+        after_in_parent=governor.book.lock.release,
+        after_in_child=governor.book.lock.release,
+    )
+    os.register_at_fork(after_in_child=_start_over)
