@@ -6,6 +6,7 @@ Every environment is a real one: the built wheel installed, unpacked elsewhere, 
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import sys
 import zipfile
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fastapi_overflow._cli.doctor import leftovers as _leftovers
 from fastapi_overflow._cli.doctor import problems as _problems
 from support import install, make_venv, run, run_python
 
@@ -164,6 +166,7 @@ class TestProtected:
             "governs",
             "governs_not",
             "problems",
+            "warnings",
         }
 
     def test_an_explicit_patch_protects_too(self, elsewhere, customize):
@@ -236,6 +239,152 @@ class TestNotArmed:
         told = _problems.why_not_armed(Path("/env/fastapi_overflow"))
         assert "fastapi_overflow.pth is hidden" in told.problem
         assert "hidden '/env/fastapi_overflow.pth'" in told.remedy or "attrib -h" in told.remedy
+
+    def test_hook_file_of_python_3_18(self, monkeypatch, tmp_path):
+        """From Python 3.18 on (PEP 829) the .pth does nothing: it's the .start that is missing."""
+        (tmp_path / "fastapi_overflow.pth").touch()
+        monkeypatch.setattr(_problems, "site_directories", lambda: [tmp_path])
+        monkeypatch.setattr(_problems, "sys", python_of(3, 18))
+        told = _problems.why_not_armed(tmp_path / "fastapi_overflow")
+        assert "fastapi_overflow.start is missing from" in told.problem
+
+    def test_files_not_allowed(self, bare_python):
+        """Where a policy has deleted the .pth, the other remedy is `run`."""
+        with damaged(bare_python, None):
+            _, remedy = only_problem(doctor(bare_python))
+        assert "python -m fastapi_overflow run COMMAND" in remedy
+
+    def test_target_remedy(self, elsewhere):
+        """With `pip install --target` the first remedy is `run`, which needs nothing installed."""
+        python, path = elsewhere
+        _, remedy = only_problem(doctor(python, env={"PYTHONPATH": path}))
+        assert remedy.startswith("start it by: python -m fastapi_overflow run COMMAND")
+
+    def test_lambda(self, elsewhere):
+        """In a layer of AWS Lambda: the remedy is what can be done there."""
+        python, path = elsewhere
+        env = {"PYTHONPATH": path, "AWS_LAMBDA_FUNCTION_NAME": "items"}
+        problem, remedy = only_problem(doctor(python, env=env))
+        assert problem.startswith("on AWS Lambda the package comes from")
+        assert "fastapi_overflow.patch()" in remedy
+        assert "AWS_LAMBDA_EXEC_WRAPPER" in remedy
+
+    def test_archive(self, elsewhere, wheel):
+        """In a zip file: not protected, and the file is named."""
+        python, path = elsewhere
+        libraries = path.partition(":")[2]
+        done = doctor(python, env={"PYTHONPATH": f"{wheel}:{libraries}"})
+        problem, remedy = only_problem(done)
+        assert problem.startswith(f"the package comes from the archive {wheel}, ")
+        assert "python -m fastapi_overflow run COMMAND" in remedy
+
+
+class TestRun:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def python(cls, bare_python):
+        """A Python without the start-up files."""
+        with damaged(bare_python, None):
+            yield bare_python
+
+    @pytest.fixture
+    def folder(self, python):
+        """The folder that `run` puts on PYTHONPATH."""
+        return site_packages(python) / "fastapi_overflow" / "_cli" / "run" / "first_on_path"
+
+    def test_protects(self, python):
+        """What `run` starts is protected, and doctor says by what."""
+        words = (python, "-m", "fastapi_overflow", "run", python, "-m", "fastapi_overflow")
+        done = run(*words, timeout=60)
+        assert done.returncode == 0
+        assert "hook      armed by fastapi-overflow run\n" in done.stdout
+
+    def test_json(self, python, folder):
+        """Its JSON tells `run` from the start-up files."""
+        report = doctor(python, env={"PYTHONPATH": str(folder)}).report
+        assert (report["armed_by"], report["protected"]) == ("run", True)
+
+    @pytest.mark.parametrize("option", ["-I", "-E"])
+    def test_out_of_reach(self, python, folder, option):
+        """`run` doesn't reach a Python that ignores PYTHONPATH: the option is named."""
+        done = doctor(python, options=(option,), env={"PYTHONPATH": str(folder)})
+        problem, remedy = only_problem(done)
+        assert "-I or -E" in problem
+        assert "fastapi_overflow.patch()" in remedy
+
+    def test_kept_out(self, python, folder, customize):
+        """A `sitecustomize` that came first and imports no other is named, with what to do."""
+        env = customize("", str(folder))
+        problem, remedy = only_problem(doctor(python, env=env))
+        assert problem.startswith(f"{env['PYTHONPATH'].partition(':')[0]}/sitecustomize.py came")
+        assert "right before the app's" in remedy
+
+
+class TestLeftovers:
+    def test_none(self, wheel_python):
+        """Where all is in order, there is no warning."""
+        assert doctor(wheel_python).report["warnings"] == []
+
+    def test_second_copy(self, bare_python, tmp_path):
+        """A second copy on the path is named, wherever the first one is; the app is protected."""
+        installed = site_packages(bare_python) / "fastapi_overflow"
+        shutil.copytree(installed, tmp_path / "fastapi_overflow")
+        done = doctor(bare_python, env={"PYTHONPATH": str(tmp_path)})
+        (found,) = done.report["warnings"]
+        assert found["problem"].startswith(f"{installed}/__init__.py is a second copy")
+        assert done.returncode == 0
+
+    def test_module_of_0_1_0(self, bare_python):
+        """The module that was version 0.1.0 is named, if it was left beside the package."""
+        old = site_packages(bare_python) / "fastapi_overflow.py"
+        old.touch()
+        try:
+            (found,) = doctor(bare_python).report["warnings"]
+        finally:
+            old.unlink()
+        assert found["problem"].startswith(f"{old} is a second copy")
+
+    def test_file_of_another_version(self, bare_python):
+        """A start-up file that imports something else of the package is named."""
+        old = site_packages(bare_python) / "overflow-old.pth"
+        old.write_text("import sys; sys.modules.get('fastapi_overflow.gone')\n")
+        try:
+            (found,) = doctor(bare_python).report["warnings"]
+        finally:
+            old.unlink()
+        assert found["problem"] == f"{old} is of another version of fastapi-overflow"
+        assert "delete it" in found["remedy"]
+
+    @pytest.mark.parametrize(
+        ("version", "armed_by", "warns"),
+        [
+            ((3, 14), ".pth", False),
+            ((3, 15), ".pth", True),
+            ((3, 17), ".pth", True),
+            ((3, 15), ".start", False),
+        ],
+        ids=str,
+    )
+    def test_only_the_pth(self, monkeypatch, tmp_path, version, armed_by, warns):
+        """Armed by .pth where .start should do it: Python 3.18 will leave the app unprotected."""
+        monkeypatch.setattr(_leftovers, "site_directories", lambda: [])
+        monkeypatch.setattr(_leftovers, "sys", python_of(*version))
+        told = _leftovers.leftovers(tmp_path, armed_by)
+        assert [found.problem.startswith("fastapi_overflow.start") for found in told] == [
+            True
+        ] * warns
+
+    def test_text(self, bare_python):
+        """A warning comes right after the verdict, with what to do."""
+        old = site_packages(bare_python) / "fastapi_overflow.py"
+        old.touch()
+        try:
+            shown = text(bare_python).splitlines()
+        finally:
+            old.unlink()
+        assert shown[0].endswith("is protected")
+        assert shown[2].startswith(f"warning   {old} is a second copy")
+        assert shown[2].endswith(": delete or uninstall it")
 
 
 class TestNotPatched:
@@ -324,6 +473,12 @@ class TestText:
         shown = text(wheel_python, env={"FASTAPI_OVERFLOW_RESERVED": "2"})
         hint = "FASTAPI_OVERFLOW_RESERVED is not a setting of fastapi-overflow, did you mean"
         assert f"warning   {hint} FASTAPI_OVERFLOW_RESERVE?" in shown
+
+
+def python_of(*version):
+    """Return what passes for `sys` of a Python of another version."""
+    flags = SimpleNamespace(no_site=False, ignore_environment=False)
+    return SimpleNamespace(version_info=version, flags=flags, path=[], modules={})
 
 
 @contextmanager

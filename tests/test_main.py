@@ -50,11 +50,12 @@ class TestMain:
 
     @pytest.mark.parametrize("word", ["--help", "-h"])
     def test_help_names_the_subcommands(self, wheel_python, word):
-        """`--help` lists both subcommands and exits with 0."""
+        """`--help` lists the subcommands and exits with 0."""
         shown = command(wheel_python, word)
         assert shown.returncode == 0
         assert "doctor" in shown.stdout
         assert "demo" in shown.stdout
+        assert "run a command protected" in shown.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGPIPE")

@@ -1,5 +1,6 @@
 from ._patching.points import patch as patch
 from ._patching.points import patched as patched
+from ._patching.points import patched_by as patched_by
 from ._requests.hops import iterate_in_threadpool as iterate_in_threadpool
 from ._requests.hops import run_in_threadpool as run_in_threadpool
 from ._requests.overloaded import Overloaded as Overloaded

@@ -38,6 +38,10 @@ def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "doctor")
+    if words[0] == "run" and len(words) > 1 and not words[1].startswith("-"):
+        return _run_command(words[1:])  # all the rest is the command's: argparse would read options
+    if words[:2] == ["run", "--"] and len(words) > 2:
+        return _run_command(words[2:])
     options = _parser().parse_args(words)
     if options.command == "demo":
         from ._cli.demo import run
@@ -51,6 +55,12 @@ def _run(argv: Sequence[str] | None) -> int:
     from ._cli.doctor import run as run_doctor
 
     return run_doctor(as_json=options.json, app=options.app)
+
+
+def _run_command(words: Sequence[str]) -> int:
+    from ._cli.run import run
+
+    return run(words)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,6 +115,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pool_size of the app's SQLAlchemy engine (default: 5, as in SQLAlchemy)",
     )
+    run = commands.add_parser(
+        "run",
+        usage="fastapi-overflow run [-h] [--] COMMAND [ARGUMENT ...]",
+        help="run a command protected where Python runs no start-up files of the package",
+        description=(
+            "Run a command, with all the Pythons that it starts, protected: where .pth files are "
+            "deleted or not processed, as with `pip install --target`, PYTHONPATH, Lambda layers. "
+            "A Python that is started with -I, -E or -S, or without the PYTHONPATH of this one, "
+            "can't be reached."
+        ),
+        epilog="exit code: the command's own; 126 it can't be executed, 127 it isn't found, "
+        "2 wrong usage",
+    )
+    run.add_argument("words", nargs="+", metavar="COMMAND", help="the command and its arguments")
     for command in (doctor, demo):
         command.add_argument("--json", action="store_true", help="print JSON for programs")
     return parser

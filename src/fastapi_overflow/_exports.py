@@ -20,6 +20,7 @@ HOME = {
     "iterate_in_threadpool": "_requests.hops",
     "patch": "_patching.points",
     "patched": "_patching.points",
+    "patched_by": "_patching.points",
     "run_in_threadpool": "_requests.hops",
     "set_thread_limit": "_requests.thread_limit",
     "stats": "_watching.stats",

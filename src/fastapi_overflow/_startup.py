@@ -10,7 +10,7 @@ It must never import what is not loaded already, never raise, never print. The n
 import os
 import sys
 
-armed_by = None  # ".pth", ".start" or "arm()"
+armed_by = None  # ".pth", ".start", "run" or "arm()"
 kept_off = False  # by FASTAPI_OVERFLOW_DISABLE, when Python started
 
 

@@ -24,7 +24,7 @@ def get_ready(finder: Any) -> None:
         try:
             from .points import register_hooks
 
-            register_hooks()
+            register_hooks(by=finder.armed_by)
         except Exception as exc:  # wrapt is missing or broken, say
             warn(
                 "fastapi-overflow is off, the app runs unprotected: %s. "

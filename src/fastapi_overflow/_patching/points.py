@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from .. import __version__, _settings
+from .. import __version__, _settings, _startup
 from .._log import inform, warn
 from . import pools
 from .functions import is_pristine, leads_to, rebind
@@ -35,13 +35,19 @@ _applied: dict[Point, tuple[Any, Any]] = {}
 _failure: str | None = None  # why nothing is patched
 _late: set[str] = set()  # modules that were imported before their hook was registered
 _hooked: set[str] = set()  # modules that have their hook
+_hooked_by: str | None = None  # what had them registered, as `_startup.armed_by`, or "patch()"
 _lock = RLock()  # for these. Nothing is imported while it is held: an import may wait for it
 
 
-def register_hooks() -> None:
-    """Have each row put in place when its module is imported; at once where it already is."""
+def register_hooks(by: str) -> None:
+    """Have each row put in place when its module is imported; at once where it already is.
+
+    :param by: ".pth", ".start", "run", "arm()" or "patch()"
+    """
+    global _hooked_by
     there = []
     with _lock:  # whoever comes second must not go on before the hooks are there
+        _hooked_by = _hooked_by or by
         for name in MODULES:
             if name in _hooked:
                 continue
@@ -72,8 +78,9 @@ def _patch_when_imported(name: str) -> None:
     _on_import(module)
 
 
-def are_hooks_registered() -> bool:
-    return bool(_hooked)
+def hooked_by() -> str | None:
+    """Return what had the hooks registered, None if nothing has."""
+    return _hooked_by
 
 
 def failure() -> str | None:
@@ -123,13 +130,16 @@ def _announce() -> None:
     """Say, once, that the app is protected."""
     settings = _settings.current()
     inform(
-        "fastapi-overflow %s protects this app: %d threads per event loop, %d of them in reserve",
+        "fastapi-overflow %s (%s) protects this app: "
+        "%d threads per event loop, %d of them in reserve",
         __version__,
+        patched_by(),
         settings.limit,
         settings.reserve,
         extra={
             "event": "patched",
             "version": __version__,
+            "by": patched_by(),
             "limit": settings.limit,
             "reserve": settings.reserve,
         },
@@ -232,7 +242,9 @@ def patch() -> None:
     if _settings.decide().disabled:
         _settings.warn_of_late_changes()
         return
-    register_hooks()
+    # Were it not called, what is armed would do the same when Starlette is imported.
+    armed_by = None if "starlette" in sys.modules else _startup.armed_by
+    register_hooks(by=armed_by or "patch()")
     try:
         import starlette.applications  # noqa: F401 - the hooks do the rest
     except ImportError:
@@ -250,6 +262,17 @@ def patch() -> None:
 def patched() -> bool:
     """Tell whether the app of this process is protected.
 
-    False until Starlette's application class has been imported.
+    False until Starlette's application class has been imported. `patched_by()` tells by what.
     """
     return all(in_place(point) for point in NEEDED)
+
+
+def patched_by() -> str | None:
+    """Tell what protects the app of this process; None where `patched()` is false.
+
+    "hook", the start-up files of the installation; "run", `fastapi-overflow run`; "patch()", a call
+    in the app's code; "arm()", other start-up code, as OpenTelemetry's launcher.
+    """
+    if not patched():
+        return None
+    return "hook" if _hooked_by in (".pth", ".start") else _hooked_by

@@ -4,7 +4,8 @@ Called by the command line, in a process that was started like any other of the 
 never patch anything itself.
 
 Layout: examination (what an app gets here), problems (what stops the protection, and the remedy),
-report (the findings as text and JSON), app_report (what `--app` adds).
+leftovers (what may stop it one day), report (the findings as text and JSON), app_report (what
+`--app` adds).
 """
 
 from __future__ import annotations

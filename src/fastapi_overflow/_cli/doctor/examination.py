@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ... import __version__, _settings, _startup
+from .leftovers import leftovers
 from .problems import REINSTALL, Problem, hook_files, name_conflict, why_not_armed
 from .report import IN_PLACE, NOT_IN_PLACE, NOT_NEEDED, PACKAGE, PointState, Report
 
@@ -31,6 +32,7 @@ def examine() -> Report:
         )
     elif report.armed_by is None:
         report.problems.append(why_not_armed(PACKAGE))
+    report.warnings = leftovers(PACKAGE, report.armed_by)
     try:
         report.settings = _settings_in_force()
     except _settings.SettingsError as exc:
@@ -110,7 +112,7 @@ def _settings_in_force() -> dict[str, tuple[float, str]]:
 def _patched_before() -> str | None:
     """Tell whether start-up code of this environment, a sitecustomize, has called `patch()`."""
     points = sys.modules.get("fastapi_overflow._patching.points")
-    return "patch()" if points is not None and points.are_hooks_registered() else None
+    return None if points is None else points.hooked_by()
 
 
 def _versions() -> dict[str, str | None]:

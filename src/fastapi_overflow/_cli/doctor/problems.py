@@ -14,8 +14,11 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..run import FOLDER
+
 REINSTALL = "pip install --force-reinstall fastapi-overflow"
 PATCH = "call fastapi_overflow.patch() at the top of the module that creates the app"
+RUN = "start it by: python -m fastapi_overflow run COMMAND"
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,16 @@ class Problem:
 
 def hook_files() -> list[Path]:
     """Return the package's .start and .pth files that this Python reads when it starts."""
-    names = ["fastapi_overflow.pth"]
-    if sys.version_info >= (3, 15):  # PEP 829: .start comes first
-        names.insert(0, "fastapi_overflow.start")
-    files = (folder / name for name in names for folder in _site_directories())
+    files = (folder / name for name in _hook_names() for folder in site_directories())
     return [file for file in files if file.exists()]
+
+
+def _hook_names() -> list[str]:
+    if sys.version_info < (3, 15):
+        return ["fastapi_overflow.pth"]
+    # PEP 829: .start comes first, and from 3.18 on the line of the .pth is ignored.
+    names = ["fastapi_overflow.start", "fastapi_overflow.pth"]
+    return names[:1] if sys.version_info >= (3, 18) else names
 
 
 def why_not_armed(package: Path) -> Problem:
@@ -45,6 +53,8 @@ def why_not_armed(package: Path) -> Problem:
             "this Python was started without `site` (option -S), which runs the .pth files",
             f"start it without -S, or {PATCH}",
         )
+    if FOLDER in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        return _why_run_did_nothing()
     hooks = hook_files()
     for hook in hooks:
         if _is_hidden(hook):
@@ -58,13 +68,45 @@ def why_not_armed(package: Path) -> Problem:
             f"{hooks[0]} is there but did not arm the hook when this Python started",
             f"restore it: {REINSTALL}",
         )
+    return _why_no_hook(package)
+
+
+def _why_no_hook(package: Path) -> Problem:
     home = package.parent
-    if any(_same(home, folder) for folder in _site_directories()):
-        return Problem(f"fastapi_overflow.pth is missing from {home}", f"restore it: {REINSTALL}")
+    if any(same(home, folder) for folder in site_directories()):
+        return Problem(
+            f"{_hook_names()[-1]} is missing from {home}",
+            f"restore it: {REINSTALL}; or, where such files aren't allowed, {RUN}",
+        )
+    if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+        return Problem(
+            f"on AWS Lambda the package comes from {home}, from where Python runs no .pth files",
+            f"{PATCH}; or have AWS_LAMBDA_EXEC_WRAPPER name a script with the line "
+            '`exec python -m fastapi_overflow run "$@"`',
+        )
+    if archive := next((path for path in package.parents if path.is_file()), None):
+        return Problem(
+            f"the package comes from the archive {archive}, from where Python runs no .pth files",
+            f"{PATCH}; or, with the archive on PYTHONPATH, {RUN}",
+        )
     return Problem(
         f"the package comes from {home}, which is not a site directory of this Python (PYTHONPATH, "
         "`pip install --target`): Python runs no .pth files from there",
-        f"install it into the environment itself: pip install fastapi-overflow; or {PATCH}",
+        f"{RUN}; or install it into the environment itself: pip install fastapi-overflow; "
+        f"or {PATCH}",
+    )
+
+
+def _why_run_did_nothing() -> Problem:
+    if sys.flags.ignore_environment:
+        return Problem(
+            "this Python was started with -I or -E, so `fastapi-overflow run` doesn't reach it",
+            f"start it without, or {PATCH}",
+        )
+    other = getattr(sys.modules.get("sitecustomize"), "__file__", None) or "another sitecustomize"
+    return Problem(
+        f"{other} came first and imports no other, as `fastapi-overflow run` needs",
+        f"have `fastapi-overflow run` after the other command, right before the app's; or {PATCH}",
     )
 
 
@@ -77,12 +119,12 @@ def name_conflict(name: str) -> Problem | None:
         return None
     if spec is None or not spec.origin or not installed.exists():
         return None  # nothing of that name, or an editable installation
-    if _same(Path(spec.origin), installed):
+    if same(Path(spec.origin), installed):
         return None
     return Problem(f"{spec.origin} hides the installed package {name}", "rename it")
 
 
-def _site_directories() -> list[Path]:
+def site_directories() -> list[Path]:
     import site
 
     folders = list(site.getsitepackages())
@@ -100,7 +142,7 @@ def _is_hidden(file: Path) -> bool:
     )
 
 
-def _same(one: Path, other: Path) -> bool:
+def same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except OSError:

@@ -36,13 +36,14 @@ class PointState:
 class Report:
     """What `doctor` has found; `as_dict` is its JSON."""
 
-    armed_by: str | None = None
+    armed_by: str | None = None  # ".pth", ".start", "run", "arm()" or "patch()"
     hook_file: str | None = None
     versions: dict[str, str | None] = field(default_factory=dict)  # None: not installed
     points: list[PointState] = field(default_factory=list)
     settings: dict[str, tuple[float, str]] = field(default_factory=dict)  # value, source
     unknown_variables: dict[str, str | None] = field(default_factory=dict)  # name: nearest known
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)  # what doesn't stop the protection
     settings_wrong: bool = False
     app: dict[str, Any] | None = None  # what `--app` adds: `app_report`, or its "error"
 
@@ -72,6 +73,7 @@ class Report:
             "governs": list(GOVERNS) if self.protected else [],
             "governs_not": list(GOVERNS_NOT),
             "problems": [vars(found) for found in self.problems],
+            "warnings": [vars(found) for found in self.warnings],
             **({} if self.app is None else {"app": self.app}),
         }
 
@@ -92,10 +94,11 @@ class Report:
         for name, nearest in self.unknown_variables.items():
             hint = f", did you mean {nearest}?" if nearest else ""
             section("warning", [(f"{name} is not a setting of fastapi-overflow{hint}",)])
+        for found in self.warnings:
+            section("warning", [(f"{found.problem}: {found.remedy}",)])
         if lines[-1]:
             lines.append("")
-        where = f", {self.hook_file}" if self.hook_file and self.armed_by != "patch()" else ""
-        section("hook", [(f"armed by {self.armed_by}{where}" if self.armed_by else "not armed",)])
+        section("hook", [(self._armed(),)])
         versions = (f"{n} {v}" for n, v in self.versions.items() if v)
         section("versions", [(", ".join(versions),)])
         if self.points:
@@ -117,6 +120,17 @@ class Report:
             for name, rows in _app_sections(self.app):
                 section(name, [(row,) for row in rows])
         return "\n".join(lines)
+
+    def _armed(self) -> str:
+        if self.armed_by is None:
+            return "not armed"
+        if self.armed_by in (".pth", ".start") and self.hook_file:
+            return f"armed by {self.armed_by}, {self.hook_file}"
+        return (
+            "armed by fastapi-overflow run"
+            if self.armed_by == "run"
+            else f"armed by {self.armed_by}"
+        )
 
 
 def _app_sections(app: dict[str, Any]) -> list[tuple[str, list[str]]]:
