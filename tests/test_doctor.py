@@ -352,7 +352,7 @@ class TestLeftovers:
             (found,) = doctor(bare_python).report["warnings"]
         finally:
             old.unlink()
-        assert found["problem"] == f"{old} is of another version of fastapi-overflow"
+        assert found["problem"].startswith(f"{old} starts fastapi-overflow in another way")
         assert "delete it" in found["remedy"]
 
     @pytest.mark.parametrize(

@@ -402,7 +402,7 @@ class TestUsage:
         """A command that isn't there ends with 127, as in a shell, and a line that names it."""
         done = run_in(stripped, name)
         assert (done.returncode, done.stdout) == (127, "")
-        assert done.stderr == f"fastapi-overflow run: error: {name}: command not found\n"
+        assert done.stderr == f"fastapi-overflow run: {name}: error: command not found\n"
 
     @pytest.mark.parametrize(
         ("content", "mode", "why"),
@@ -424,7 +424,7 @@ class TestUsage:
             path.chmod(mode)
         done = run_in(stripped, path)
         assert (done.returncode, done.stdout) == (126, "")
-        assert done.stderr == f"fastapi-overflow run: error: {path}: {why}\n"
+        assert done.stderr == f"fastapi-overflow run: {path}: error: {why}\n"
 
 
 class TestAsChild:

@@ -29,7 +29,10 @@ def leftovers(package: Path, armed_by: str | None) -> list[Problem]:
         for copy in _other_copies(package)
     ]
     found += [
-        Problem(f"{file} is of another version of fastapi-overflow", f"delete it, then {REINSTALL}")
+        Problem(
+            f"{file} starts fastapi-overflow in another way than this version does",
+            f"delete it unless it is yours, then {REINSTALL}",
+        )
         for file in _old_files()
     ]
     if armed_by == ".pth" and (3, 15) <= sys.version_info < (3, 18):

@@ -30,6 +30,8 @@ def run(command: Sequence[str]) -> int:
     """
     environ = dict(os.environ)
     if not _startup.is_disabled_by(environ):
+        if os.pathsep in FOLDER:  # PYTHONPATH has no way to quote it
+            _say(command, f"runs unprotected: {FOLDER} can't be on PYTHONPATH")
         environ["PYTHONPATH"] = _with_folder_first(environ.get("PYTHONPATH", ""))
     program = _find(command[0])
     if program is None:
@@ -45,8 +47,12 @@ def run(command: Sequence[str]) -> int:
 
 
 def _fail(command: Sequence[str], why: str, code: int) -> int:
-    print(f"fastapi-overflow run: error: {command[0]}: {why}", file=sys.stderr)
+    _say(command, f"error: {why}")
     return code
+
+
+def _say(command: Sequence[str], what: str) -> None:
+    print(f"fastapi-overflow run: {command[0]}: {what}", file=sys.stderr)
 
 
 def _with_folder_first(pythonpath: str) -> str:
@@ -74,7 +80,7 @@ def _find(name: str) -> str | None:
     """Return the command's file, executable or not."""
     scripts = "Scripts" if os.name == "nt" else "bin"
     # Not on PATH: the scripts of an environment that isn't activated, and of `pip install --target`
-    beside = [os.path.dirname(sys.executable), str(Path(__file__).parents[3] / scripts)]
+    beside = [os.path.dirname(sys.executable or __file__), str(Path(__file__).parents[3] / scripts)]
     return (
         shutil.which(name)
         or shutil.which(name, path=os.pathsep.join(beside))
