@@ -372,6 +372,18 @@ class TestElsewhere:
         done = run(*words, timeout=TIMEOUT, env={"PYTHONPATH": name}, check=True)
         assert done.stdout == "run\n"
 
+    def test_folder_that_pythonpath_cannot_name(self, stripped, tmp_path):
+        """From a folder with a colon in its name no PYTHONPATH leads: that is told."""
+        shutil.copytree(stripped.package, tmp_path / "a:b" / "fastapi_overflow")
+        code = (
+            f"import sys; sys.path.insert(0, {str(tmp_path / 'a:b')!r})\n"
+            "from fastapi_overflow._cli.run import run\n"
+            "sys.exit(run(['echo', 'on']))"
+        )
+        done = run_python(sys._base_executable, code, timeout=TIMEOUT, check=True)
+        assert done.stdout == "on\n"
+        assert done.stderr.startswith("fastapi-overflow run: echo: runs unprotected: ")
+
     def test_damaged(self, stripped, stranger, tmp_path):
         """If the package is damaged, that is told in a line, and the command runs all the same."""
         copy = tmp_path / "copy" / "fastapi_overflow"
