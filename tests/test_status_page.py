@@ -171,6 +171,23 @@ class TestTables:
             ],
         ]
 
+    def test_leaks_stand_out(self, window, page):
+        """A leak has another colour; a route of that name hasn't."""
+        leaks = [connection(doing="ended"), connection(route="/leak")]
+        page.figures = figures(pools=[pool(out=2)], connections=leaks)
+        look(window, page)
+        marked = "[...document.querySelectorAll('.alarm')].map(cell => cell.textContent)"
+        assert window.run(marked) == ["request has ended: a leak"]
+
+    def test_one_pool(self, window, page):
+        """Where there is one pool its long name isn't repeated in each row."""
+        page.figures = short_of_connections()
+        look(window, page)
+        shown = "document.querySelector('#connections td:last-child').getClientRects().length"
+        assert window.run(shown) == 0
+        page.figures = {**page.figures, "pools": [pool(), pool(pool="another")]}
+        window.until(f"{shown} > 0", "the column")
+
     def test_nothing_yet(self, window, page):
         """Where there is nothing to show that is said, in no empty table."""
         look(window, page)

@@ -83,6 +83,17 @@ class TestBusy:
         """A pool in which nothing has finished for a tenth of a second isn't stuck."""
         assert state(waiting_first=1, longest_wait=0.1, stalled=True, stalled_for=0.1) == "busy"
 
+    def test_most_are_idle(self):
+        """Who keeps most of the connections for nothing is named before others wait for long."""
+        told = verdict(figures(**all_out("idle", longest_wait=0.5)))
+        assert told["state"] == "busy"
+        assert told["sentence"].startswith(f"15 of 15 connections of {POOL} are out, all idle, all")
+
+    def test_few_are_idle(self):
+        """Where most connections are at work nobody is blamed."""
+        given = all_out("idle", longest_wait=0.5, idle=3)
+        assert sentence(**given).startswith("22 requests wait for a connection")
+
 
 class TestThreads:
     SLOW = {  # noqa: RUF012

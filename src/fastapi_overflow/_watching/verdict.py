@@ -29,7 +29,7 @@ OFF = "fastapi-overflow is switched off in this process: nothing is counted."
 class _Shortage(NamedTuple):
     """Something of which there is too little."""
 
-    rank: int  # the lower, the sooner told
+    rank: int  # the lower, the sooner told; 4 for one that isn't a shortage yet
     state: str
     sentence: str
     beside: str  # what is told of it where another one comes first
@@ -38,9 +38,10 @@ class _Shortage(NamedTuple):
 def verdict(status: Figures) -> dict[str, str]:
     """Tell whether requests get on: a word for programs, and a sentence for people.
 
-    The state is "ok" where nobody waits, "busy" where somebody does, but not for long, "short of
-    threads" or "short of connections" where somebody has waited for a second, "stuck" where nothing
-    has moved meanwhile, and "off" where the package is switched off.
+    The state is "ok" where nobody waits; "busy" where somebody does, but not for long (who keeps
+    what they wait for is named if most of it is idle); "short of threads" or "short of connections"
+    where somebody has waited for a second; "stuck" where nothing has moved meanwhile; and "off"
+    where the package is switched off.
 
     :param status: what `StatusApp` serves, with all connections
     """
@@ -82,7 +83,11 @@ def _of_threads(status: Figures) -> _Shortage | None:
 
 def _of_pool(pool: Figures, connections: list[Figures]) -> _Shortage | None:
     waiting, longest = pool["waiting"], pool["longest_wait"]
-    if pool["capacity"] is None or not waiting or longest < SHORT_AFTER:
+    if pool["capacity"] is None or not waiting:
+        return None
+    # Most of them are kept for nothing: told before anybody has waited for long.
+    is_kept = pool["out"] >= pool["capacity"] and 2 * pool["idle"] >= pool["out"]
+    if longest < SHORT_AFTER and not is_kept:
         return None
     mine = [each for each in connections if each["pool"] == pool["pool"]]
     beside = _waits(waiting, "a connection", longest)
@@ -90,6 +95,8 @@ def _of_pool(pool: Figures, connections: list[Figures]) -> _Shortage | None:
         f"{pool['out']} of {pool['capacity']} connections of {pool['pool']} are"
         f" out{_holders(pool, mine)}; {_waits(waiting, 'one', longest)}."
     )
+    if longest < SHORT_AFTER:
+        return _Shortage(4, "busy", facts, beside)
     # What comes back goes to somebody who waits: so none has for as long as all have been out.
     still = min([longest, *(each["seconds"] for each in mine)]) if mine else 0.0
     at_work = any(each["doing"] in AT_WORK for each in mine)

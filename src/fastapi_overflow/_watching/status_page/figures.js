@@ -28,14 +28,14 @@ const routes = new Table("routes", "Routes, the ones that matter first", [
   ["Waited in all", ([, r]) => seconds(r.seconds_waited_for_thread + r.seconds_waited_for_connection), "number"],
 ], "No request has come so far.");
 
-const DOING = { ended: "request has ended: a leak", none: "outside of any request" };
+const DOING = { ended: LEAK, none: "outside of any request" };
 const connections = new Table("connections", "Connections held longest", [
   ["By", c => c.by],
   ["Taken at", c => c.line || "–", "text"],
   ["Its request is", c => DOING[c.doing] || c.doing, "text"],
   ["Connections", c => c.number, "number"],
   ["Held for", c => seconds(c.seconds), "number"],
-  ["Pool", c => c.is_async ? `${c.pool}, async` : c.pool, "text"],
+  ["Pool", c => c.is_async ? `${c.pool}, async` : c.pool, "text pool"],
 ], "Nobody has a connection.");
 
 // Those of one line that do the same are one row: fifteen streams say no more than one.
@@ -134,6 +134,7 @@ function draw(samples) {
   say($("all"), showAll ? `Show ${ROWS} routes only` : `Show all ${found.length} routes`);
   const [told, out] = [now.connections.length, sum(now.pools.map(pool => pool.out))];
   say(connections.caption, `Connections held longest${told < out ? `: ${told} of ${out}` : ""}`);
+  connections.table.classList.toggle("of-one", now.pools.length === 1);
   connections.show(grouped(now.connections));
   for (const chart of CHARTS) drawChart(chart, samples);
   for (const counter of COUNTERS) say(counter.value, counter[1](now));

@@ -23,7 +23,9 @@ function seconds(value) {
 
 // ---- tables
 
-// A column: what it is called, what to say of a row, and its class: "text", "wide" or "number".
+const LEAK = "request has ended: a leak";
+
+// A column: what it is called, what to say of a row, and its class: "text", "number", "wide".
 class Table {
   constructor(id, caption, columns, none) {
     this.columns = columns;
@@ -69,7 +71,7 @@ function fill(cell, kind, value) {
   if (kind === "wide") return fillBar(cell, value);
   say(cell, value);
   cell.classList.toggle("zero", value === 0 || value === "–");
-  cell.classList.toggle("alarm", String(value).includes("leak"));
+  cell.classList.toggle("alarm", value === LEAK);
 }
 
 // How much of something is taken, and how much of that idle. The numbers are in the cells beside.
