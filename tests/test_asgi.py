@@ -5,15 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import socket
-import subprocess
-import tempfile
-import urllib.request
-import zlib
-from contextlib import ExitStack, suppress
-from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -21,8 +14,8 @@ from starlette.routing import Mount
 
 import fastapi_overflow
 from fastapi_overflow.asgi import StatusApp
-from observed import busy, calm
-from support import PATIENCE, free_port, run, started, wait_until
+from observed import busy, calm, stall_watch, until
+from support import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +37,11 @@ class TestJson:
         answer = await get(accept=accept)
         told = answer.json()
         expected = json.loads(json.dumps(fastapi_overflow.stats().as_dict()))
-        assert told == {**expected, "saturated": False, "pid": os.getpid()}
+        assert {name: told[name] for name in expected} == expected
+        rest = {name: told[name] for name in told if name not in expected}
+        assert (rest["pid"], rest["saturated"], rest["stalled_for"]) == (os.getpid(), False, 0.0)
+        names = ["connections", "pid", "pools", "saturated", "stalled_for", "verdict"]
+        assert sorted(rest) == names
 
     async def test_takes_no_thread(self):
         """It answers while there is no thread to be had, and takes none."""
@@ -52,6 +49,35 @@ class TestJson:
         async with busy(9):
             told = (await get(accept="application/json")).json()
         assert (told["threads_in_use"], told["waiting_first"], told["hops"]) == (2, 7, 2)
+
+    async def test_verdict(self):
+        """A program is told the same as people: whether it is stuck, in a word and a sentence."""
+        calm(3)
+        async with busy(9):
+            told = (await get(accept="application/json")).json()["verdict"]
+        assert told["state"] in ("busy", "short of threads")
+        assert "7 requests wait for a thread, the longest for " in told["sentence"]
+
+    async def test_stalled_for(self):
+        """How long nothing has finished is told while somebody waits, and 0 when it moves again."""
+        calm(3)
+        stall_watch().seconds = 0.01
+
+        async def stalled_for():
+            return (await get(accept="application/json")).json()["stalled_for"]
+
+        async with busy(9):
+            with anyio.fail_after(PATIENCE):
+                while await stalled_for() < 0.05:  # noqa: ASYNC110 - it is told when asked for
+                    await anyio.sleep(0.01)
+        await until(lambda: not fastapi_overflow.stats().stalled, "the end of the stall")
+        assert await stalled_for() == 0
+
+    async def test_switched_off(self, monkeypatch):
+        """Where the package is switched off the page still answers, and says so."""
+        monkeypatch.setattr("fastapi_overflow._settings.is_disabled", lambda: True)
+        told = (await get(accept="application/json")).json()
+        assert (told["verdict"]["state"], told["limit"]) == ("off", 0)
 
     async def test_not_cached(self):
         """No cache keeps an answer."""
@@ -74,6 +100,8 @@ class TestPage:
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert re.search(r"script-src 'sha256-[\w+/]+='", policy)
+        assert re.search(r"style-src 'sha256-[\w+/]+='", policy)
+        assert answer.text.count("<script>") == answer.text.count("<style>") == 1
 
     async def test_light_and_dark(self):
         """It follows the system's preference."""
@@ -117,113 +145,3 @@ class TestHttp:
 
         await StatusApp()({"type": "lifespan"}, receive, send)
         assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
-# 45 requests for 40 threads, all blocked until the process ends.
-STUCK = """
-import socket, sys, threading
-import uvicorn
-from fastapi import FastAPI
-from fastapi_overflow.asgi import StatusApp
-
-app = FastAPI()
-stuck = threading.Event()
-
-@app.get("/block")
-def block():
-    stuck.wait(600)
-
-app.mount("/threads", StatusApp())
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
-"""
-
-
-@pytest.fixture(scope="module")
-def stuck_server(wheel_python, tmp_path_factory):
-    """The address of the page of an app all of whose threads are blocked, with waiters."""
-    port = free_port()
-    script = tmp_path_factory.mktemp("stuck") / "stuck.py"
-    script.write_text(STUCK)
-    url = f"http://127.0.0.1:{port}/threads/"
-
-    def statistics():
-        with suppress(OSError), urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-            return json.load(answer)
-
-    def is_stuck():
-        told = statistics()
-        return (
-            told and told["stalled"] and (told["threads_in_use"], told["waiting_first"]) == (40, 5)
-        )
-
-    with started(wheel_python, script, str(port)) as server, ExitStack() as closed:
-        wait_until(statistics, "the start of the server", server)
-        for _ in range(45):
-            client = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-            closed.enter_context(client)
-            client.sendall(b"GET /block HTTP/1.1\r\nHost: x\r\n\r\n")
-        wait_until(is_stuck, "40 stuck threads and 5 requests that wait for one", server)
-        yield url
-
-
-def chromium(*arguments: str) -> subprocess.CompletedProcess[str]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        reason = "no Chromium found: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        return run(
-            found,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            f"--user-data-dir={profile}",
-            "--window-size=1000,620",
-            "--virtual-time-budget=5000",
-            *arguments,
-            timeout=3 * PATIENCE,
-            env={"HOME": profile},
-        )
-
-
-class TestInABrowser:
-    def test_while_the_pool_is_stuck(self, stuck_server):
-        """A real browser draws the live charts while not one thread is free."""
-        dom = chromium("--dump-dom", stuck_server).stdout
-        assert re.search(r'id="state"[^>]*class="bad">stalled<', dom), dom[-3000:]
-        assert re.search(r"<dt>In use</dt><dd>40 <small>of 40</small>", dom)
-        assert re.search(r"<dt>Waiting</dt><dd>5 <small>0 under way</small>", dom)
-        lines = re.findall(r'<polyline class="\w+" points="([^"]+)"', dom)
-        assert len(lines) == 6
-        assert 'aria-label="Threads, now: in use 40, limit 40"' in dom
-
-    def test_light_and_dark(self, stuck_server, tmp_path: Path):
-        """The page is bright in the light scheme, and not in the dark one."""
-        corner = {}
-        for scheme, preferred in (("dark", 0), ("light", 1)):
-            picture = tmp_path / f"{scheme}.png"
-            chromium(
-                f"--blink-settings=preferredColorScheme={preferred}",
-                f"--screenshot={picture}",
-                stuck_server,
-            )
-            corner[scheme] = first_pixel(picture)
-        assert min(corner["light"]) > 200
-        assert max(corner["dark"]) < 60
-
-
-def first_pixel(png: Path) -> tuple[int, ...]:
-    """Return red, green and blue of the top left pixel: in a first row no filter changes it."""
-    data, compressed = png.read_bytes()[8:], b""
-    while data:
-        size = int.from_bytes(data[:4], "big")
-        if data[4:8] == b"IDAT":
-            compressed += data[8 : 8 + size]
-        data = data[size + 12 :]
-    return tuple(zlib.decompress(compressed)[1:4])

@@ -1,4 +1,4 @@
-"""`StatusApp`: a page that shows what the threads are doing, for apps that mount it.
+"""`StatusApp`: a page that shows whether an app is stuck, and on what, for apps that mount it.
 
 Called by the server for each request to that page. It must take no worker thread: it is needed most
 while none is free.
@@ -15,22 +15,28 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from . import _settings
+from ._requests.limiters import current_limiter
 from ._watching.connections_out import connections
+from ._watching.observer import PoolObserver
 from ._watching.pool_stats import pool_stats
 from ._watching.stats import is_saturated, stats
+from ._watching.verdict import verdict
 
 Message = MutableMapping[str, Any]
 
-MOST_CONNECTIONS = 20  # that are shown: those held longest
+PAGE = Path(__file__).parent / "_watching" / "status_page"
+SCRIPTS = ("tables.js", "figures.js", "look.js")  # in this order one script
 
-PAGE = Path(__file__).parent / "_watching" / "status.html"
+MOST_CONNECTIONS = 20  # that are shown: those held longest
 
 
 class StatusApp:
-    """See what the threads are doing while the app hangs: `stats()` as live charts or as JSON.
+    """See why the app hangs while it does: is it stuck, who waits for what, who has what.
 
-    A browser gets the charts, a program the JSON. Mount it where only you can reach it, behind a
-    proxy that guards the path or an authenticating middleware, as it shows what the process does::
+    A browser gets a page that follows it live, a program the same as JSON. Routes and lines of code
+    are shown, parameters and SQL never. Mount it where only you can reach it, behind a proxy that
+    guards the path or an authenticating middleware, as it shows what the process does::
 
         app.mount("/threads", StatusApp())
 
@@ -38,13 +44,15 @@ class StatusApp:
     """
 
     def __init__(self) -> None:
-        page = PAGE.read_text("utf-8")
-        script = page.partition("<script>")[2].partition("</script>")[0]
-        digest = b64encode(sha256(script.encode()).digest()).decode()
+        style = (PAGE / "style.css").read_text("utf-8")
+        script = "".join((PAGE / name).read_text("utf-8") for name in SCRIPTS)
+        page = (PAGE / "page.html").read_text("utf-8")
+        page = page.replace("<style></style>", f"<style>{style}</style>")
+        page = page.replace("<script></script>", f"<script>{script}</script>")
         self._page = page.encode()
         self._page_headers = {
             "content-security-policy": (
-                f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}';"
+                f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}';"
                 " connect-src 'self'; base-uri 'none'; form-action 'none'"
             ),
             "content-type": "text/html; charset=utf-8",
@@ -77,14 +85,29 @@ class StatusApp:
 
 
 def status() -> dict[str, Any]:
-    """Return what the page shows: the statistics of the running loop, and who has connections."""
-    return {
+    """Return what the page shows: the statistics of the running loop, and the verdict on them."""
+    told = {
         **stats().as_dict(),
         "saturated": is_saturated(),
+        "stalled_for": _stalled_for(),
         "pid": os.getpid(),
         "pools": [each.as_dict() for each in pool_stats()],
-        "connections": [asdict(each) for each in connections()[:MOST_CONNECTIONS]],
+        "connections": [asdict(each) for each in connections()],
     }
+    told["verdict"] = verdict(told)  # by all of the connections
+    told["connections"] = told["connections"][:MOST_CONNECTIONS]
+    return told
+
+
+def _stalled_for() -> float:
+    if _settings.is_disabled():
+        return 0.0
+    observer = current_limiter().pool.observer
+    return observer.stalled_for() if isinstance(observer, PoolObserver) else 0.0
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
 async def _respond(

@@ -113,6 +113,10 @@ class Episodes:
         self._running = set()
         self._log.tell(self._pool)
 
+    def stuck_for(self) -> float:
+        """Return for how many seconds nothing has finished, by the last look."""
+        return 0.0 if self._stuck_since is None else time.monotonic() - self._stuck_since
+
     def _who_runs(self) -> set[int]:
         return set(map(id, self._pool.borrowers()))
 

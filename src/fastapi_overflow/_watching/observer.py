@@ -90,6 +90,10 @@ class PoolObserver:
         self._episodes.stalled_look(seconds)
         self.report_hops()
 
+    def stalled_for(self) -> float:
+        """Return for how many seconds nothing has finished while somebody waits; 0 if it does."""
+        return 0.0 if self._episodes is None else self._episodes.stuck_for()
+
     def grown(self) -> None:
         if self._episodes is not None:
             self._guarded(self._episodes.grown)
