@@ -10,6 +10,7 @@ import anyio
 import pytest
 import sqlalchemy
 from fastapi import FastAPI
+from psycopg_pool import ConnectionPool as PsycopgPool
 from sqlalchemy import pool as pools
 
 from fastapi_overflow import run_in_threadpool, set_thread_limit, stats
@@ -18,10 +19,6 @@ from fastapi_overflow._watching.advice import advise, compare
 from fastapi_overflow._watching.connection_pools import ConnectionPool
 from observed import busy, calm, needs_stacks, request, until
 from support import PATIENCE
-
-
-def engine(name: str, **options):
-    return sqlalchemy.create_engine(f"postgresql+psycopg://user:secret@{name}/x", **options)
 
 
 class TestCompare:
@@ -51,6 +48,11 @@ class TestCompare:
         assert text is not None
         assert "inf" not in text
         assert "FASTAPI_OVERFLOW_LIMIT=16 would serve the same load" in text
+
+    def test_governed(self):
+        """Threads beyond the connections cost nothing where requests are held back before."""
+        pool = ConnectionPool("pool", "QueuePool", 5, 10, 15, "", is_governed=True)
+        assert compare(pool, 40, 1) is None
 
     def test_no_bound(self):
         """A pool that makes as many connections as are asked for keeps no thread waiting."""
@@ -163,10 +165,13 @@ class TestPinned:
 @pytest.mark.anyio
 class TestLogged:
     async def test_once_at_the_first_stall(self, caplog, monkeypatch):
-        """The first stall compares limit and pools, in a thread; later ones don't."""
+        """The first stall compares limit and pools, in a thread; later ones don't.
+
+        Pools of psycopg: SQLAlchemy's hold requests back, and their size is no matter.
+        """
         caplog.set_level(logging.WARNING, logger="fastapi_overflow")
         monkeypatch.setattr(_advice, "_advised", threading.Lock())
-        kept = engine("somewhere")
+        kept = PsycopgPool("", min_size=2, max_size=7, open=False, name="somewhere")
         set_thread_limit(30)
 
         def advised():
@@ -181,4 +186,4 @@ class TestLogged:
             "the end of the search",
         )
         assert len(advised()) == told
-        kept.dispose()
+        kept.close()

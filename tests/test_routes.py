@@ -9,7 +9,18 @@ from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Host, Mount, Route, WebSocketRoute
 
-from fastapi_overflow._watching.routes import health_routes, pinning_routes, routes
+from fastapi_overflow._watching import health_advice, session_advice
+from fastapi_overflow._watching.reading.dependencies import Dependencies
+from fastapi_overflow._watching.reading.source import Sources
+from fastapi_overflow._watching.routes import found_routes, routes
+
+
+def health_routes(app):
+    return health_advice.health_routes(found_routes(app), Sources())
+
+
+def pinning_routes(app):
+    return session_advice.kept_by_websockets(found_routes(app), Dependencies())
 
 
 class TestHealthRoutes:
@@ -35,6 +46,17 @@ class TestHealthRoutes:
 
         (text,) = health_routes(app)
         assert "it has sync dependencies" in text
+
+    def test_place(self):
+        """It says where the function is."""
+        app = FastAPI()
+
+        @app.get("/healthz")
+        def alive(): ...
+
+        line = alive.__code__.co_firstlineno + 1  # that of the decorator is the function's first
+        (text,) = health_routes(app)
+        assert f"tests/test_routes.py:{line})" in text
 
     @pytest.mark.parametrize("path", ["/health", "/users/status-report", "/readings"])
     def test_none(self, path):

@@ -2,5 +2,6 @@
 
 Layout: observer (told by each pool: stalls, and each hop while somebody measures), episodes and
 stall_log (a stall from its beginning to its end), stacks (what threads are doing), stats (the
-numbers), metrics (their names and how they are exported), advice (whether the sizes fit).
+numbers), metrics (their names and how they are exported), advice (what
+to change), with the routes, the reading of their code, and a module for each kind of advice.
 """

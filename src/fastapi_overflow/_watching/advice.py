@@ -1,4 +1,4 @@
-"""`advise()`: whether the thread limit fits the connection pools, and what else to change.
+"""`advise()`: what of an app keeps requests waiting for threads or connections, and what to change.
 
 Called by apps and by `doctor --app`, and once at the first stall, in a thread of its own. It must
 never run a second time unless asked: the search goes through all objects of the process.
@@ -16,8 +16,13 @@ from .._log import logger
 from .._requests.limiters import STOCK_LIMIT, live_pools
 from . import stacks
 from .connection_pools import ConnectionPool, connection_pools
+from .health_advice import health_routes
 from .live_objects import instances_of
-from .routes import health_routes, outermost, pinning_routes
+from .loop_advice import on_the_loop
+from .reading.dependencies import Dependencies
+from .routes import found_routes, outermost
+from .seen import seen
+from .session_advice import kept_by_streams, kept_by_websockets, nested
 from .stats import stats
 
 PINNED = (
@@ -32,23 +37,34 @@ PINNED = (
 def advise(app: Any = None) -> list[str]:
     """Find out why requests wait for threads or connections, and what to change.
 
-    Return a text for each problem, or an empty list. The thread limit is compared with each
-    connection pool of SQLAlchemy and psycopg_pool in this process. A stalled pool that is short of
-    connections, not threads, is named, and so are health checks that need a thread and WebSockets
-    that keep a connection. Don't call it for every request: it goes through all objects of the
-    process, which takes a while in a large one.
+    Return a text for each problem, with file and line of the function concerned, or an empty list.
+    Named are async functions that use a sync session of SQLAlchemy's, routes that take two
+    connections at once, WebSockets and streams that keep one, health checks that need a thread, and
+    pools that threads can only wait for. The app's code is read for that, and not called. A stalled
+    pool that is short of connections, not threads, is named too, and what has been seen in this
+    process. Don't call it for every request: it goes through all objects of the process, which
+    takes a while in a large one.
 
     :param app: the Starlette or FastAPI app whose routes to examine; None: all in this process
     """
     limit, reserve = limits()
-    advice = [text for pool in connection_pools() if (text := compare(pool, limit, reserve))]
+    pools = connection_pools()
+    advice = [text for pool in pools if (text := compare(pool, limit, reserve))]
     if is_pinned_now():
         advice.append(PINNED)
     starlette = sys.modules.get("starlette.applications")
-    found = [app] if app is not None else instances_of(getattr(starlette, "Starlette", None))
-    for each in outermost(found):
-        advice += health_routes(each) + pinning_routes(each)
-    return advice
+    apps = [app] if app is not None else instances_of(getattr(starlette, "Starlette", None))
+    found = [route for each in outermost(apps) for route in found_routes(each)]
+    dependencies = Dependencies()
+    return [
+        *advice,
+        *on_the_loop(found, dependencies),
+        *nested(found, dependencies, limit, pools),
+        *kept_by_websockets(found, dependencies),
+        *kept_by_streams(found, dependencies),
+        *health_routes(found, dependencies.sources),
+        *seen(),
+    ]
 
 
 def limits() -> tuple[float, int]:
@@ -66,9 +82,13 @@ def limits() -> tuple[float, int]:
 
 
 def compare(pool: ConnectionPool, limit: float, reserve: int) -> str | None:
-    """Return advice if threads can only wait for a connection pool, else None."""
+    """Return advice if threads can only wait for a connection pool, else None.
+
+    They can't where the pool is governed: a request that is about to take a connection is held back
+    before it takes a thread.
+    """
     fitting = pool.capacity + reserve + 1  # one more thread, for requests without a connection
-    if pool.capacity == math.inf or limit <= fitting:
+    if pool.is_governed or not pool.has_bound or limit <= fitting:
         return None
     size = f"{pool.size:g}+{pool.overflow:g}" if pool.overflow else f"{pool.size:g}"
     would_do = f"FASTAPI_OVERFLOW_LIMIT={max(fitting, 3):g} would serve the same load"

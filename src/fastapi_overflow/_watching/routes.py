@@ -1,4 +1,4 @@
-"""Which routes of an app run in threads, and which of them are a risk.
+"""The routes of an app, and which of their functions run in threads.
 
 Called by `advise()` and `doctor --app`. It must never call the app's functions, and never import
 what the app hasn't imported.
@@ -8,23 +8,40 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# The last part of a path that an orchestrator probes.
-HEALTH = re.compile(
-    r"(health([-_]?check)?|live(ness)?|ready|readiness|startup)z?|ping|up|status|alive|heartbeat",
-    re.IGNORECASE,
-)
+from .reading.source import name_of
 
 # The handlers of an HTTPEndpoint, in the order in which they are printed.
 HANDLERS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 WEBSOCKET = ("WEBSOCKET",)
 YIELDS = " (yield)"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A route as it was found in an app.
+
+    :ivar methods: what it answers; WEBSOCKET for a WebSocket
+    :ivar endpoint: what is called, or a class of handlers
+    :ivar handlers: by method, of a class of handlers
+    :ivar dependant: FastAPI's description of its dependencies; None for a route of bare Starlette
+    :ivar response_class: as it was given to FastAPI; None if it wasn't
+    """
+
+    path: str
+    methods: tuple[str, ...]
+    endpoint: Any
+    handlers: dict[str, Any]
+    dependant: Any
+    response_class: Any
+
+    def __str__(self) -> str:
+        return self.path if self.methods == WEBSOCKET else f"{','.join(self.methods)} {self.path}"
 
 
 @dataclass(frozen=True)
@@ -54,14 +71,19 @@ def routes(app: Any) -> list[Route]:
     What can't be examined is left out: routes and endpoints may be of any class, and raise when one
     of their attributes is read.
     """
-    return [route for route, _ in _walk(_routes_of(app), "", ())]
+    return [route for route, _, _ in _walk(_routes_of(app), "", ())]
+
+
+def found_routes(app: Any) -> list[Found]:
+    """Return the same routes as `routes`, with the functions themselves."""
+    return [found for _, found, _ in _walk(_routes_of(app), "", ())]
 
 
 def outermost(apps: list[Any]) -> list[Any]:
     """Leave out apps that are mounted in another one, whose routes include theirs."""
     mounted: set[int] = set()
     for app in apps:
-        for _, lists in _walk(_routes_of(app), "", ()):
+        for _, _, lists in _walk(_routes_of(app), "", ()):
             mounted.update(lists[1:])
     return [app for app in apps if id(_routes_of(app)) not in mounted]
 
@@ -75,11 +97,12 @@ def _routes_of(app: Any) -> Any:
 
 def _walk(
     found: Any, prefix: str, outer: tuple[int, ...]
-) -> Iterator[tuple[Route, tuple[int, ...]]]:
+) -> Iterator[tuple[Route, Found, tuple[int, ...]]]:
     """Go through a list of routes, and through the lists of mounted apps.
 
     :param outer: ids of the lists around this one, as an app may be mounted in itself
-    :yields: a route, and the ids of the lists that lead to it, the outermost first
+    :yields: a route, told and as it was found, and the ids of the lists that lead to it, the
+        outermost first
     """
     if id(found) in outer:
         return
@@ -91,13 +114,14 @@ def _walk(
             original = getattr(route, "original_route", route)
             path = prefix + (getattr(route, "path", None) or "")
             mounted = getattr(original, "routes", None)
-            told = _examined(route, original, path) if mounted is None else None
+            each = _found(route, original, path) if mounted is None else None
+            each_told = told(each) if each is not None else None
         except Exception:  # noqa: S112 - see `routes`
             continue
         if mounted is not None:
             yield from _walk(mounted, path, lists)
-        elif told is not None:
-            yield told, lists
+        elif each_told is not None and each is not None:
+            yield each_told, each, lists
 
 
 def _resolved(found: Any) -> Iterator[Any]:
@@ -112,26 +136,40 @@ def _resolved(found: Any) -> Iterator[Any]:
             continue
 
 
-def _examined(route: Any, original: Any, path: str) -> Route | None:
+def _found(route: Any, original: Any, path: str) -> Found | None:
     endpoint = getattr(route, "endpoint", None)
     if endpoint is None:
         return None
-    dependant = getattr(route, "dependant", None)
-    dependencies = (
-        tuple(dict.fromkeys(_sync_dependencies(dependant))) if dependant is not None else ()
-    )
+    handlers: dict[str, Any] = {}
     if _is_of(type(original), "starlette.routing", "WebSocketRoute"):
         methods: tuple[str, ...] = WEBSOCKET
+    elif _is_of(endpoint, "starlette.endpoints", "HTTPEndpoint"):
+        each = {name: getattr(endpoint, name.lower(), None) for name in HANDLERS}
+        handlers = {name: handler for name, handler in each.items() if handler is not None}
+        methods = tuple(handlers)
     else:
         given = set(getattr(route, "methods", None) or ())
         methods = tuple(sorted(given - {"HEAD"} or given)) or ("ANY",)
-    if _is_of(endpoint, "starlette.endpoints", "HTTPEndpoint"):
-        handlers = {name: getattr(endpoint, name.lower(), None) for name in HANDLERS}
-        there = {name: handler for name, handler in handlers.items() if handler is not None}
-        in_threads = ", ".join(_name(found) for found in there.values() if _is_sync(found))
-        return Route(path, tuple(there), in_threads or None, dependencies)
-    is_sync = _is_sync(endpoint) and not _is_asgi(endpoint)
-    return Route(path, methods, _name(endpoint) if is_sync else None, dependencies)
+    response_class = getattr(route, "response_class", None)
+    # FastAPI wraps what is only the default.
+    response_class = getattr(response_class, "value", response_class)
+    dependant = getattr(route, "dependant", None)
+    return Found(path, methods, endpoint, handlers, dependant, response_class)
+
+
+def told(found: Found) -> Route:
+    """Return a route with which of its functions run in threads, by their names."""
+    dependencies = (
+        tuple(dict.fromkeys(_sync_dependencies(found.dependant)))
+        if found.dependant is not None
+        else ()
+    )
+    if found.handlers:
+        names = [name_of(handler) for handler in found.handlers.values() if is_sync(handler)]
+        return Route(found.path, found.methods, ", ".join(names) or None, dependencies)
+    in_thread = is_sync(found.endpoint) and not _is_asgi(found.endpoint)
+    name = name_of(found.endpoint) if in_thread else None
+    return Route(found.path, found.methods, name, dependencies)
 
 
 def _is_of(kind: Any, module: str, name: str) -> bool:
@@ -143,20 +181,20 @@ def _is_of(kind: Any, module: str, name: str) -> bool:
 def _sync_dependencies(dependant: Any) -> Iterator[str]:
     for found in dependant.dependencies:
         yield from _sync_dependencies(found)
-        if found.call is not None and _is_sync(found.call):
-            yields = YIELDS if inspect.isgeneratorfunction(_unwrapped(found.call)) else ""
-            yield _name(found.call) + yields
+        if found.call is not None and is_sync(found.call):
+            yields = YIELDS if inspect.isgeneratorfunction(unwrapped(found.call)) else ""
+            yield name_of(found.call) + yields
 
 
-def _unwrapped(function: Any) -> Any:
+def unwrapped(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     return function
 
 
-def _is_sync(function: Any) -> bool:
+def is_sync(function: Any) -> bool:
     """Tell whether FastAPI and Starlette call a function in a thread."""
-    function = _unwrapped(function)
+    function = unwrapped(function)
     called = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004
     if inspect.isclass(function):
         return True
@@ -169,37 +207,4 @@ def _is_sync(function: Any) -> bool:
 
 def _is_asgi(endpoint: Any) -> bool:
     """Tell whether a Starlette endpoint is an ASGI app: a class, HTTPEndpoint or other."""
-    return not inspect.isroutine(_unwrapped(endpoint))
-
-
-def _name(function: Any) -> str:
-    function = _unwrapped(function)
-    return getattr(function, "__qualname__", None) or type(function).__qualname__
-
-
-def health_routes(app: Any) -> list[str]:
-    """Return advice for each route that looks like a health check and needs a thread."""
-    advice = []
-    for route in routes(app):
-        if not HEALTH.fullmatch(route.path.rstrip("/").rpartition("/")[2]):
-            continue
-        if route.endpoint or route.dependencies:
-            what = f"{route.endpoint} is sync" if route.endpoint else "it has sync dependencies"
-            advice.append(
-                f"{route.path} looks like a health check and needs a thread ({what}): with all"
-                " threads taken it fails while the app works. Make it async, without sync"
-                " dependencies; fastapi_overflow.is_saturated() tells a readiness probe"
-            )
-    return advice
-
-
-def pinning_routes(app: Any) -> list[str]:
-    """Return advice for each WebSocket that keeps what a sync dependency yields."""
-    return [
-        f"{route.path} keeps what {dependency.removesuffix(YIELDS)} yields for as long as the"
-        " WebSocket is open: if that is a connection, as many clients as the connection pool has"
-        " connections shut out all others. Open a session for each message instead"
-        for route in routes(app)
-        for dependency in route.dependencies
-        if route.methods == WEBSOCKET and dependency.endswith(YIELDS)
-    ]
+    return not inspect.isroutine(unwrapped(endpoint))
