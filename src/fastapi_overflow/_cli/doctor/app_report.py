@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from ..._watching.advice import advise
-from ..._watching.connection_pools import connection_pools
+from ..._watching.connection_pools import connection_pools, most_connections
 from ..._watching.routes import routes
 
 
@@ -48,5 +48,6 @@ def app_report(name: str) -> dict[str, Any]:
         "routes": [vars(route) for route in found],
         "in_threads": [str(route) for route in found if route.endpoint or route.dependencies],
         "connection_pools": [str(pool) for pool in connection_pools()],
+        "most_connections": most_connections(connection_pools(also_async=True)),
         "advice": advise(app),
     }

@@ -142,5 +142,6 @@ def _app_sections(app: dict[str, Any]) -> list[tuple[str, list[str]]]:
         ("app", [how_many]),
         ("routes", routes),
         ("pools", app["connection_pools"] or ["no pools of SQLAlchemy or psycopg_pool found"]),
-        ("advice", app["advice"] or ["none: threads and connections fit"]),
+        ("at most", app["most_connections"]),
+        ("advice", app["advice"] or ["none: nothing found that keeps requests waiting"]),
     ]
