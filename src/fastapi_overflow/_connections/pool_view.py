@@ -23,10 +23,11 @@ FOR_EVER = 10.0**9  # seconds
 class PoolView:
     """What a ledger asks a QueuePool, which it must not keep alive."""
 
-    __slots__ = ("_pool",)
+    __slots__ = ("_name", "_pool")
 
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)
+        self._name: str | None = None
 
     def capacity(self) -> int:
         pool = self._pool()
@@ -49,12 +50,16 @@ class PoolView:
     def name(self) -> str:
         """Return the engine's URL without what may be secret in it, or else the pool's class."""
         pool = self._pool()
-        url = None if pool is None else pool.__dict__.get(URL)
-        if url is None:
-            return type(pool).__name__
-        # Without the query: some drivers take a password there.
-        name: str = url.set(query={}).render_as_string(hide_password=True)
-        return name
+        if self._name is None and pool is not None and URL in pool.__dict__:
+            try:
+                # Without the query: some drivers take a password there.
+                bare = pool.__dict__[URL].set(query={})
+                self._name = str(bare.render_as_string(hide_password=True))
+            except Exception:
+                self._name = type(pool).__name__  # a URL of the app's own making
+        if self._name is not None:
+            return self._name
+        return "a pool that is gone" if pool is None else type(pool).__name__
 
     def out(self) -> int:
         pool = self._pool()
