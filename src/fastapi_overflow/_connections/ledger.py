@@ -96,6 +96,10 @@ class Ledger:
         """Return the requests that wait to be let in; from any thread."""
         return [entry.account.holder for entry in list(self._waiting)]
 
+    def waiting_holders(self) -> list[Holder]:
+        """Return who waits for one, as often as it does; from any thread."""
+        return [each.account.holder for each in self.queues.all()] + self.held_back()
+
     def waiting_since(self) -> list[float]:
         """Return since when somebody waits, for each; from any thread."""
         checkouts = [each.since for each in self.queues.all()]

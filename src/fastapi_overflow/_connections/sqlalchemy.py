@@ -11,120 +11,22 @@ of wrapt's alone would be a tenth, and an event another one. A connection is bac
 from __future__ import annotations
 
 import functools
-import math
 import sys
 import weakref
 from collections.abc import Callable
 from time import monotonic
-from types import CodeType, FrameType
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from .holder import LOOP
 from .ledger import Ledger, NoConnection
+from .pool_view import KIND, LEDGER, OUT, URL, WATCHED, PoolView
 from .watched import WatchedAccount, WatchedPool
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from .book import Book
-    from .holder import Account, Holder
-
-    class Requests(Protocol):
-        """What is known of the code that takes a connection, and who is told of it."""
-
-        def find_holder(self) -> tuple[Holder, int]:
-            """Return who takes a connection in this thread, and where."""
-
-        # Files of which it is known whether no code of the app's is in them.
-        is_library: dict[str, bool]
-
-        def search(self, frame: FrameType) -> tuple[CodeType | None, int, int]:
-            """Return the code of the app's that does, and the instruction that it is at.
-
-            And how many frames that is away, where it may be so the next time.
-            """
-
-        def took_on_loop(self, account: Account, taken: Any, began: float) -> None:
-            """Be told of a connection taken on an event loop, which has stood since `began`."""
-
-        def took_second(self, taken: Any) -> None:
-            """Be told of one taken by who has one of the same pool already."""
-
-        def waits(self, account: WatchedAccount) -> None:
-            """Be told that a task begins to wait for one of an async engine."""
-
-        def current_task(self) -> Callable[[], Any] | None:
-            """Return a weak reference to the task that runs here."""
-
-        def came_back(self, taken: Any) -> None:
-            """Be told of one that is back of whom nothing was at work."""
-
-        def timed_out(self, error: Exception, account: Account, reason: str) -> None:
-            """Be told of an error before it is raised."""
-
-        def failed(self, exc: Exception) -> None:
-            """Be told what went wrong where a pool turns out not to be as expected."""
-
-
-LEDGER = "_fastapi_overflow_ledger"  # in a pool; None in one that is left alone or only watched
-WATCHED = "_fastapi_overflow_watched"  # in a pool that is only watched
-OUT = "_fastapi_overflow_out"  # in both: what is out
-KIND = "_fastapi_overflow_kind"  # in a pool and in those that take its place
-URL = "_fastapi_overflow_url"  # the same: of the engine
-
-FOR_EVER = 10.0**9  # seconds
-
-
-class _PoolView:
-    """What a ledger asks a QueuePool, which it must not keep alive."""
-
-    __slots__ = ("_pool",)
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = weakref.ref(pool)
-
-    def capacity(self) -> int:
-        pool = self._pool()
-        return 1 if pool is None else pool.size() + pool._max_overflow
-
-    def bound(self) -> float:
-        """Return how many connections may be out; math.inf for no bound."""
-        pool = self._pool()
-        if pool is None:
-            return 0
-        size, overflow = pool.size(), pool._max_overflow
-        bounded: float = size + overflow if size > 0 and overflow >= 0 else math.inf
-        return bounded
-
-    def is_async(self) -> bool:
-        pool = self._pool()
-        module = sys.modules["sqlalchemy.pool"]
-        return isinstance(pool, module.AsyncAdaptedQueuePool)
-
-    def name(self) -> str:
-        """Return the engine's URL without what may be secret in it, or else the pool's class."""
-        pool = self._pool()
-        url = None if pool is None else pool.__dict__.get(URL)
-        if url is None:
-            return type(pool).__name__
-        # Without the query: some drivers take a password there.
-        name: str = url.set(query={}).render_as_string(hide_password=True)
-        return name
-
-    def out(self) -> int:
-        pool = self._pool()
-        return 0 if pool is None else pool.checkedout()
-
-    def timeout(self) -> float:
-        pool = self._pool()
-        seconds = None if pool is None else pool.timeout()
-        return FOR_EVER if seconds is None else seconds
-
-    def forget_ledger(self) -> None:
-        pool = self._pool()
-        if pool is not None:
-            for name in (LEDGER, WATCHED, OUT):
-                pool.__dict__.pop(name, None)
+    from .holder import Account
+    from .requests import Requests
 
 
 class Governor:
@@ -165,11 +67,9 @@ class Governor:
         find_holder = self._requests.find_holder
         is_library, search = self._requests.is_library, self._requests.search
         find_frame = sys._getframe
-        depth = 1  # of the app's frame, the last time
 
         @functools.wraps(original)
         def connect(self_: Any) -> Any:  # noqa: PLR0912 - a call less for each checkout
-            nonlocal depth
             try:
                 ledger = self_.__dict__[LEDGER]
             except KeyError:
@@ -190,19 +90,14 @@ class Governor:
                 connection = original(self_)
                 record = connection._connection_record
                 if record is not None:
+                    frame: Any = find_frame(1)
                     try:
-                        # Mostly it is where it was the last time: two frames tell.
-                        frame = find_frame(depth)
+                        while is_library[frame.f_code.co_filename]:
+                            frame = frame.f_back
                         code: CodeType | None = frame.f_code
                         instruction = frame.f_lasti
-                        is_there = (
-                            not is_library[frame.f_code.co_filename]
-                            and is_library[find_frame(depth - 1).f_code.co_filename]
-                        )
-                    except (KeyError, ValueError):
-                        is_there = False  # never seen, or not as deep
-                    if not is_there:
-                        code, instruction, depth = search(find_frame(0))
+                    except Exception:  # in a file never seen, or in none of the app's
+                        code, instruction = search(find_frame(1))
                     since = account.filled if account.held == 1 else monotonic()
                     taken = ledger.out[record] = account, since, code, instruction, None
                 else:  # a listener of the app's has detached or closed it
@@ -255,7 +150,7 @@ class Governor:
                 watched.end_wait(account)
         record = connection._connection_record
         if record is not None:
-            code, instruction, _ = requests.search(sys._getframe(0))
+            code, instruction = requests.search(sys._getframe(2))
             account.filled = monotonic()
             holder.watched += 1
             watched.checkouts += 1
@@ -309,14 +204,14 @@ class Governor:
             if not self._has_bound(pool):
                 pool.__dict__[LEDGER] = None
                 if isinstance(pool, sys.modules["sqlalchemy.pool"].QueuePool):
-                    view = _PoolView(pool)
+                    view = PoolView(pool)
                     watched = pool.__dict__.setdefault(WATCHED, WatchedPool(view))
                     pool.__dict__[OUT] = watched.out
                     self._watched.add(watched)
                 return None
             kind = pool.__dict__.setdefault(KIND, object())
             ledger: Ledger = pool.__dict__.setdefault(
-                LEDGER, Ledger(self.book, _PoolView(pool), kind)
+                LEDGER, Ledger(self.book, PoolView(pool), kind)
             )
             pool.__dict__[OUT] = ledger.out
             self._latest[kind] = ledger

@@ -53,6 +53,10 @@ class WatchedPool:
         """Return the requests that wait to be let in: none."""
         return []
 
+    def waiting_holders(self) -> list[Holder]:
+        """Return who waits for one, as often as it does; from any thread."""
+        return [account.holder for account in list(self.waiting)]
+
     def waiting_since(self) -> list[float]:
         """Return since when somebody waits, for each; from any thread."""
         return list(self.waiting.values())

@@ -23,6 +23,7 @@ from . import checkouts, route_times
 from .faults import never_raises
 from .held_back import Claims, Wait, be_let_in
 from .holder_here import current_outside, governor, habits_outside
+from .origin import note_endpoint
 from .signal_of_loop import Signal
 
 # Seconds for which the first request of a route waits at most for what may turn out to be needless.
@@ -134,6 +135,7 @@ def _habits_of(endpoint: object) -> RouteHabits:
         if found is not None and found[0] is endpoint:
             return found[1]
         habits = RouteHabits()
+        note_endpoint(endpoint)
         _routes[key] = endpoint, habits
         if len(_routes) > MOST_ROUTES:
             _routes.popitem(last=False)

@@ -47,7 +47,7 @@ def find_holder() -> tuple[Holder, int]:
         holder = lease.holder
         if holder is None:
             holder = lease.holder = Holder(lease, None)
-    if place == THREAD and "trio" in sys.modules and _trio_runs_here():
+    if place == THREAD and "trio" in sys.modules and trio_runs_here():
         place = LOOP
     return holder, place
 
@@ -59,10 +59,11 @@ def _find_outside(place: int) -> Holder:
     return _here.holder
 
 
-def _trio_runs_here() -> bool:
+def trio_runs_here() -> bool:
+    """Tell whether trio's event loop runs in this thread."""
     try:
         sys.modules["trio"].lowlevel.current_task()
-    except RuntimeError:
+    except (KeyError, RuntimeError):
         return False
     return True
 

@@ -1,7 +1,7 @@
 """Which line of the app takes a connection.
 
-Called at a checkout whose way from the app's code differs from that of the one before. It must
-never keep a frame, and with it the app's variables, alive.
+Called at a checkout that comes from a file never seen before, or through a library. It must never
+raise, and never keep a frame, and with it the app's variables, alive.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import sys
 from types import CodeType, FrameType
 from typing import Any
 
-from .code_owner import module_of, owner_of
+from .code_owner import described, module_of, owner_of
 
 # Frames outside of the caller's own that are looked through for a line of the app's.
 MOST_FRAMES = 60
 
-# Files of which it is known whether they belong to SQLAlchemy: some hundred in a large app.
+# Files, and packages with endpoints, that are remembered: some hundred in a large app.
 MOST_FILES = 4096
 
 _SKIPPED = frozenset({"sqlalchemy", "sqlmodel", "fastapi_overflow"})
@@ -25,53 +25,89 @@ _CALLERS = frozenset(
     {"anyio", "asyncio", "concurrent", "fastapi", "starlette", "threading", "trio", "uvicorn"}
 )
 
-# By file: whether no code of the app's is in it. Looked at by each checkout.
+# By file: True where no line of the app's can be, False where each one is. Each checkout goes
+# through these: the first frame that isn't in a file of the first kind has taken the connection, if
+# it is in one of the second. What is in neither is searched.
 is_library: dict[str, bool] = {}
 
+# Packages that have endpoints: an app may be installed like a library, as in a container.
+_with_endpoints: set[str] = set()
 
-def search(frame: FrameType) -> tuple[CodeType | None, int, int]:
+Found = tuple[CodeType | None, int]
+
+
+def search(frame: FrameType) -> Found:
     """Return the code that takes a connection, and the instruction it is at; None if unknown.
 
-    The nearest code of the app's is meant, and where a library alone is on the way, the nearest
-    line of that. The third number is how many frames it is away; 0 where it isn't worth a look
-    there the next time.
+    The nearest code of the app's is meant, and where libraries alone are on the way, the nearest
+    line of these.
 
-    :param frame: of what stands in the place of the pool's method
+    :param frame: of whatever has called the pool
     """
-    depth = 0
-    found: tuple[CodeType | None, int, int] = (None, 0, 0)
+    try:
+        return _search(frame)
+    except Exception:
+        return None, 0  # of no line: what an app puts into its code objects and modules is its own
+
+
+def _search(frame: FrameType) -> Found:
+    found: Found = None, 0
     each: FrameType | None = frame
     is_in_greenlet = False
-    while each is not None and depth < MOST_FRAMES:
-        skips = is_library.get(each.f_code.co_filename)
-        if _learn(each) if skips is None else skips:
-            pass
-        elif module_of(each).partition(".")[0] in _CALLERS:
-            break
-        else:
-            owner = owner_of(each)[1]
-            if owner == "app":
-                is_direct = found[0] is None and not is_in_greenlet
-                return each.f_code, each.f_lasti, depth if is_direct else 0
-            if owner == "package" and found[0] is None:
-                found = each.f_code, each.f_lasti, 0
-        outer = each.f_back
-        if outer is None and not is_in_greenlet:
+    for _ in range(MOST_FRAMES):
+        if each is None and not is_in_greenlet:
             is_in_greenlet = True
-            outer = _around_greenlet()
-        each = outer
-        depth += 1
+            each = _around_greenlet()
+        if each is None:
+            break
+        skips = is_library.get(each.f_code.co_filename)
+        if skips is None:
+            skips = _learn(each)
+        if skips is False:
+            return each.f_code, each.f_lasti
+        if skips is None:
+            package = _package_of(each)
+            if package in _CALLERS:
+                break
+            if found[0] is None and package not in _SKIPPED and owner_of(each)[1] == "package":
+                found = each.f_code, each.f_lasti
+        each = each.f_back
     return found
 
 
-def _learn(frame: FrameType) -> bool:
-    """Take note of whether a file is one in which no line of the app's can be."""
+def _learn(frame: FrameType) -> bool | None:
+    """Take note of whose a file is; return what `is_library` has of it then."""
+    file = frame.f_code.co_filename
+    package = _package_of(frame)
+    if package in _CALLERS:
+        return None
+    if file.startswith("<"):
+        skips = True
+        if getattr(sys.modules.get("__main__"), "__file__", None) is None:
+            # `python -c`: it is in the same "<string>" as what SQLAlchemy generates.
+            return package != "__main__"
+    elif package in _SKIPPED or owner_of(frame)[1] == "stdlib":
+        skips = True
+    elif package in _with_endpoints or owner_of(frame)[1] == "app":
+        skips = False
+    else:
+        return None
     if len(is_library) >= MOST_FILES:
         is_library.clear()
-    module = module_of(frame)
-    skips = module.partition(".")[0] in _SKIPPED or owner_of(frame)[1] == "stdlib"
-    is_library[frame.f_code.co_filename] = skips
+    is_library[file] = skips
     return skips
+
+
+def _package_of(frame: FrameType) -> str:
+    return module_of(frame).partition(".")[0]
+
+
+def note_endpoint(endpoint: Any) -> None:
+    """Take note of a package that answers requests: its code counts as the app's."""
+    module = getattr(endpoint, "__module__", None)
+    package = module.partition(".")[0] if type(module) is str else ""
+    if package and package not in _CALLERS and len(_with_endpoints) < MOST_FILES:
+        _with_endpoints.add(package)
 
 
 def _around_greenlet() -> FrameType | None:
@@ -88,8 +124,6 @@ def line_of(code: CodeType | None, instruction: int) -> str | None:
     """Return file and line of an instruction, as the file would be imported."""
     if code is None:
         return None
-    from .code_owner import described  # what is asked for seldom
-
     line = code.co_firstlineno
     for begin, end, number in code.co_lines():
         if begin <= instruction < end and number is not None:

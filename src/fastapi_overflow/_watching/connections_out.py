@@ -6,8 +6,8 @@ never show more of a request than its route.
 
 from __future__ import annotations
 
-import asyncio
 import time
+from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from .._requests.at_work import leases_in_executors
 from .._requests.lease_of_request import current_lease
 from .._requests.origin import line_of
 from .._requests.place import place_of
+from .._threads.lease import BUSY
+from .tasks import Tasks
 
 Doing = Literal[
     "running in a thread",
@@ -28,6 +30,10 @@ Doing = Literal[
     "ended",
     "none",
 ]
+
+
+# Seconds after a hop in which a request isn't idle yet: its loop may be busy. A guess.
+GRACE = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,19 +88,13 @@ def connections_of(some_pools: Collection[Any]) -> list[Connection]:
     ]
     if not found:
         return []
-    now = time.monotonic()
-    in_executors = leases_in_executors()
-    names = {id(pool): pool.pool.name() for pool in some_pools}
-    out = [
-        _described(taken, names[id(pool)], now, in_executors, pool.pool.is_async())
-        for pool, taken in found
-    ]
+    look = _Look()
+    names = {id(pool): (pool.pool.name(), pool.pool.is_async()) for pool in some_pools}
+    out = [_described(taken, *names[id(pool)], look) for pool, taken in found]
     return sorted(out, key=lambda each: -each.seconds)
 
 
-def _described(
-    taken: Taken, pool: str, now: float, in_executors: set[int], is_async: bool
-) -> Connection:
+def _described(taken: Taken, pool: str, is_async: bool, look: _Look) -> Connection:
     holder = taken.account.holder
     lease = holder.owner
     method, route = holder.place or place_of(None if lease is None else lease.reached)
@@ -103,55 +103,48 @@ def _described(
         method,
         route,
         line_of(taken.code, taken.instruction),
-        now - taken.since,
-        _doing(taken, holder, lease, in_executors, is_async),
+        max(look.now - taken.since, 0.0),
+        look.doing(holder, is_async),
         is_async,
     )
 
 
-def _doing(taken: Taken, holder: Any, lease: Any, in_executors: set[int], is_async: bool) -> Doing:  # noqa: PLR0911
-    if lease is None:
-        return "none"
-    if lease.closed:
-        return "ended"
-    if list(holder.waiting):
-        return "waiting for a connection"
-    if holder.hops > lease.waiting or id(lease) in in_executors:
-        return "running in a thread"
-    if lease.waiting:
-        return "waiting for a thread"
-    if _is_on_loop(lease) or (is_async and _asks_database(taken)):
-        return "on the event loop"
-    return "idle"
+class _Look:
+    """What all requests are doing at one moment."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+        self._in_executors = leases_in_executors()
+        self._tasks = Tasks()
+        self._waiting = {id(holder) for pool in pools() for holder in pool.waiting_holders()}
+
+    def doing(self, holder: Any, is_async: bool) -> Doing:  # noqa: PLR0911
+        lease = holder.owner
+        if lease is None:
+            return "none"
+        if lease.closed:
+            return "ended"
+        if id(holder) in self._waiting:
+            return "waiting for a connection"
+        # On trio hops aren't counted, but their token is.
+        runs = holder.hops > lease.waiting or lease.token == BUSY
+        if runs or id(lease) in self._in_executors:
+            return "running in a thread"
+        if current_lease.get() is lease:  # it asks itself
+            return "running in a thread" if _is_thread() else "on the event loop"
+        if lease.waiting:
+            return "waiting for a thread"
+        if self._tasks.run_on_loop(lease):
+            return "on the event loop"
+        if is_async and self._tasks.wait_in(lease, "sqlalchemy"):
+            return "on the event loop"
+        if self._tasks.wait_in(lease, "asyncio.threads"):
+            return "waiting for a thread"  # of asyncio's executor
+        return "on the event loop" if self.now - holder.idle_since < GRACE else "idle"
 
 
-def _is_on_loop(lease: Any) -> bool:
-    """Tell whether the task that runs on the request's event loop right now is the request's."""
-    loop = lease.pool.loop
-    if loop is None:
-        return False
-    try:
-        task = asyncio.current_task(loop)
-    except Exception:
-        return False  # another kind of loop
-    if task is None:
-        return False
-    if task is lease.opener() or task is lease.task():
-        return True
-    find_context = getattr(task, "get_context", None)  # from Python 3.12 on
-    return find_context is not None and find_context().get(current_lease) is lease
+def _is_thread() -> bool:
+    """Tell whether no event loop runs in this thread."""
+    from .._requests.holder_here import trio_runs_here  # late: it is loaded with SQLAlchemy
 
-
-def _asks_database(taken: Taken) -> bool:
-    """Tell whether the task that has taken it waits in SQLAlchemy, so for the database."""
-    task = None if taken.task is None else taken.task()
-    awaited = None if task is None else task.get_coro()
-    while awaited is not None:
-        code = getattr(awaited, "cr_code", None) or getattr(awaited, "gi_code", None)
-        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
-        if code is not None and frame is not None:
-            module = frame.f_globals.get("__name__", "")
-            if type(module) is str and module.startswith("sqlalchemy."):
-                return True
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
-    return False
+    return get_running_loop() is None and not trio_runs_here()
