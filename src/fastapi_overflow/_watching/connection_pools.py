@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from .._connections.sqlalchemy import LEDGER
+from .._connections.pool_view import LEDGER
 from .._requests import lease_of_request
 from .live_objects import instances_of
 
