@@ -87,26 +87,29 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="show an ordinary app under load without the package, then with it",
         description=(
-            "Start an ordinary FastAPI app under uvicorn twice, without the package and with it, "
-            "send both the same requests at once, and print the results side by side. "
+            "Start an ordinary FastAPI app under uvicorn, without the package and with it, send "
+            "the same requests at once to a `def` endpoint and to an `async def` one, both with a "
+            "sync database session, and print the results side by side. Takes a little over a "
+            "minute: for so long the app without the package is given time to answer. "
             'Needs: pip install "fastapi-overflow[demo]"'
         ),
         epilog="exit code: 0 no request was lost with the package, 1 some were lost or the demo "
-        "can't run here, 2 wrong usage",
+        "can't run here, 2 wrong usage, 130 interrupted",
     )
     demo.add_argument(
         "--requests",
         type=_WholeNumber(1, MOST_REQUESTS),
         default=200,
         metavar="N",
-        help="requests to send at once (default: %(default)s)",
+        help="requests to send to each endpoint at once (default: %(default)s)",
     )
     demo.add_argument(
         "--database-url",
         metavar="URL",
         help=(
             "SQLAlchemy URL of the database to use; two tables, fastapi_overflow_demo_*, are "
-            "created there and dropped again (default: a SQLite file in a temporary directory)"
+            "created there and dropped again; takes two minutes, since then one endpoint at a time "
+            "is given that minute (default: a SQLite file in a temporary directory)"
         ),
     )
     demo.add_argument(

@@ -1,10 +1,11 @@
-"""The demo: an ordinary app, the same load, without fastapi-overflow and then with it.
+"""The demo: an ordinary app under load, without fastapi-overflow and then with it, in two acts.
 
 Called by the command line. Only the import hook may protect the app, as it would a user's. The demo
 must never leave a process, a file or a table behind.
 
-Layout: runner (the two runs), interrupt (Ctrl-C and SIGTERM), server (uvicorn), client (the load),
-database (its tables), report (what is printed). The app itself is in app and models.
+Layout: runner (the two runs), interrupt (Ctrl-C and SIGTERM), server (uvicorn), stage (both acts on
+their servers), acts (what they are), client (the load), health (`/health` beside it), database (its
+tables), progress (bars), report (what is printed). The app itself is in app and models.
 """
 
 from __future__ import annotations
@@ -52,4 +53,4 @@ def run(*, requests: int, database_url: str | None, pool_size: int | None, as_js
         print(json.dumps(comparison.as_dict(), indent=2))
     else:
         print(comparison.as_text())
-    return 1 if comparison.with_it.load.failed else 0
+    return 1 if comparison.lost_with_it else 0

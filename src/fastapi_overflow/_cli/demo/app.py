@@ -1,4 +1,4 @@
-"""The demo's app, as in FastAPI's tutorial: a session per request, a user, a list of items.
+"""The demo's app, as in FastAPI's tutorial: a session per request, a user, lists of items.
 
 Run by uvicorn in a process of its own. It must know nothing of fastapi-overflow: no import, no
 setting, and no more care for threads and connections than the tutorial takes.
@@ -56,3 +56,13 @@ def read_items(
     # Sorted without an index, so that it takes a few milliseconds in any database.
     most_expensive = select(Item).where(Item.owner_id == user.id).order_by(Item.price.desc())
     return db.scalars(most_expensive.limit(20)).all()
+
+
+@app.get("/offers", response_model=list[ItemOut])
+async def read_offers(db: Annotated[Session, Depends(get_db)]) -> Sequence[Item]:
+    return db.scalars(select(Item).order_by(Item.price).limit(20)).all()
+
+
+@app.get("/health")
+def health() -> dict[str, str]:
+    return {"status": "ok"}

@@ -1,6 +1,6 @@
 """The demo's load: many requests at once, each timed, each with a deadline.
 
-Called by the runner with the port of a server in another process. It must never retry: a request
+Called by stage with the port of a server in another process. It must never retry: a request
 that fails has failed.
 """
 
@@ -52,11 +52,17 @@ class Load:
 
 
 async def send(
-    port: int, requests: int, *, on_sample: Callable[[], None], on_answer: Callable[[Load], None]
+    port: int,
+    path: str,
+    requests: int,
+    *,
+    on_sample: Callable[[], None] = lambda: None,
+    on_answer: Callable[[Load], None] = lambda _: None,
 ) -> Load:
     """Send the requests at once and wait until each one is answered, has failed or has timed out.
 
     :param port: the port of a server on this machine
+    :param path: what all of them ask for
     :param on_sample: called every SAMPLE_SECONDS meanwhile
     :param on_answer: called after each request, with the results so far
     """
@@ -66,7 +72,7 @@ async def send(
         begin = time.perf_counter()
         failure: str | None = NO_ANSWER
         with anyio.move_on_after(REQUEST_SECONDS):
-            failure = await _get(port)
+            failure = await get(port, path)
         load.latencies.append(time.perf_counter() - begin)
         if failure:
             load.failures[failure] += 1
@@ -89,8 +95,8 @@ async def send(
     return load
 
 
-async def _get(port: int) -> str | None:
-    """Send one request and return why it failed, or None if it succeeded.
+async def get(port: int, path: str) -> str | None:
+    """Send one request and return why it failed, or None if it succeeded. Waits without a limit.
 
     Without httpx: with thousands of connections, its pool searches the list of all of them for each
     request. That takes more processor time from the server than the requests themselves.
@@ -98,15 +104,14 @@ async def _get(port: int) -> str | None:
     answer = b""
     try:
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-            await stream.send(
-                b"GET /items HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            )
+            head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            await stream.send(head.encode())
             async for part in stream:
                 answer += part
     except (OSError, anyio.BrokenResourceError) as exc:
         return f"connection lost: {type(exc).__name__}"
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if not (status := STATUS.match(head)):
+    status_and_headers, _, body = answer.partition(b"\r\n\r\n")
+    if not (status := STATUS.match(status_and_headers)):
         return "no HTTP answer"
     if status[1] != b"200":
         return f"HTTP {status[1].decode()}"

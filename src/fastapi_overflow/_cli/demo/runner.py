@@ -1,4 +1,4 @@
-"""The demo's two runs: database, server and load, each with a deadline.
+"""The demo's two runs, each of both acts: database, servers and load, each with a deadline.
 
 Called by `run` once everything that the demo needs is installed. It must stop before the first run
 if the import hook would not protect the second.
@@ -10,37 +10,28 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import anyio
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
-from . import DemoError, database, interrupt, server
-from .client import Load, send
-from .report import Comparison, Run
+from . import DemoError, database, interrupt, server, stage
+from .acts import ACTS
+from .progress import bars, shown_in
+from .report import Comparison, Pair, Run
 
 DOCTOR_SECONDS = 60
 DEFAULT_BACKLOG = 2048  # uvicorn's
 
 
 def compare(requests: int, database_url: str | None, pool_size: int | None) -> Comparison:
-    """Run the app without the package, then with it, under the same load.
+    """Play both acts without the package, then with it, under the same load.
 
     :raises DemoError: if that can't be done
     """
     _require_protection()
-    _allow_open_files(requests + 100)
+    _allow_open_files(len(ACTS) * requests + 100)
     with (
         interrupt.unwinding(),
         tempfile.TemporaryDirectory(prefix="fastapi-overflow-", ignore_cleanup_errors=True) as tmp,
@@ -50,17 +41,18 @@ def compare(requests: int, database_url: str | None, pool_size: int | None) -> C
         given = {"DEMO_DATABASE_URL": url.render_as_string(hide_password=False)}
         if pool_size:
             given["DEMO_POOL_SIZE"] = str(pool_size)
-        with _progress() as progress, database.tables(url):
-            runs: list[Run] = []
-            for disabled, name in ((True, "without"), (False, "with fastapi-overflow")):
+        # Two servers at work take twice the connections, which a database of the user's may not
+        # have: then the app without the package would fail for a reason that isn't its own.
+        play = partial(stage.play, requests=requests, side_by_side=database_url is None)
+        with bars() as progress, database.tables(url):
+            runs: list[list[Run]] = []
+            for disabled, name in ((True, "without"), (False, "with it")):
                 environ = {**server.environment(disabled=disabled), **given}
-                bar = progress.add_task(name, total=requests, failed=0)
-                log = folder / f"{len(runs)}.log"
-                with server.uvicorn(
-                    environ, log, backlog=max(DEFAULT_BACKLOG, requests)
-                ) as running:
-                    show = partial(_show, progress, bar)
-                    runs.append(_load(running, requests, show))
+                logs = [folder / f"{len(runs)}-{number}.log" for number in range(len(ACTS))]
+                backlog = max(DEFAULT_BACKLOG, requests)
+                with server.uvicorns(environ, logs, backlog=backlog) as servers:
+                    show = shown_in(progress, name, requests)
+                    runs.append(anyio.run(partial(play, servers, show=show)))
     return Comparison(
         requests=requests,
         database="a SQLite file" if database_url is None else database.shown(url),
@@ -69,21 +61,8 @@ def compare(requests: int, database_url: str | None, pool_size: int | None) -> C
             "Python": ".".join(str(part) for part in sys.version_info[:3]),
             **{name: version(name) for name in ("fastapi", "starlette", "sqlalchemy", "uvicorn")},
         },
-        without=runs[0],
-        with_it=runs[1],
+        pairs=[Pair(*which) for which in zip(ACTS, *runs, strict=True)],
     )
-
-
-def _load(running: server.Server, requests: int, show: Callable[[Load], None]) -> Run:
-    async def warm_up_and_load() -> Load:
-        # A process's first request imports and compiles: that isn't what is compared here.
-        first = await send(running.port, 1, on_sample=lambda: None, on_answer=lambda _: None)
-        for failure in first.failures:
-            raise DemoError(f"the app doesn't work: {failure}: {running.last_words()}")
-        return await send(running.port, requests, on_sample=running.sample, on_answer=show)
-
-    load = anyio.run(warm_up_and_load)
-    return Run(load, running.peak_threads)
 
 
 def _require_protection() -> None:
@@ -126,21 +105,3 @@ def _allow_open_files(needed: int) -> None:
             f"--requests needs {needed} open files and only {soft} are allowed here: raise that "
             "with `ulimit -n`, or ask for fewer requests"
         ) from None
-
-
-def _progress() -> Progress:
-    """Return the progress bars, which are shown on stderr if that is a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:<21}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not sys.stderr.isatty(),
-    )
-
-
-def _show(progress: Progress, bar: TaskID, load: Load) -> None:
-    progress.update(bar, completed=len(load.latencies), failed=load.failed)

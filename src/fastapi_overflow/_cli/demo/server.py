@@ -1,7 +1,7 @@
-"""One uvicorn process with the demo's app: started, watched, killed.
+"""The uvicorn processes with the demo's app: started, watched, killed.
 
-Called by the runner, once for each run. It must never leave the process behind, and never wait for
-it without a deadline.
+Called by the runner, once without the package and once with it. It must never leave a process
+behind, and never wait for one to start without a deadline.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,30 +53,38 @@ class Server:
 
 
 @contextmanager
-def uvicorn(environ: Mapping[str, str], log: Path, *, backlog: int) -> Iterator[Server]:
-    """Run the app under uvicorn in an environment, and kill the process at the end.
+def uvicorns(
+    environ: Mapping[str, str], logs: Sequence[Path], *, backlog: int
+) -> Iterator[list[Server]]:
+    """Run the app under one uvicorn for each log, and kill the processes at the end.
 
-    :raises DemoError: if it doesn't start
+    :raises DemoError: if one doesn't start
     """
     options = {"--host": "127.0.0.1", "--port": "0", "--backlog": str(backlog)}
     command = [sys.executable, "-m", "uvicorn", f"{__package__}.app:app"]
     command += [word for option in options.items() for word in option]
-    process: subprocess.Popen[bytes] | None = None
+    processes: list[subprocess.Popen[bytes]] = []
     try:
-        with interrupt.held_back(), log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603
-                [*command, "--no-access-log", "--no-use-colors"],
-                env=_without_uvicorn_settings(environ),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        yield Server(process, log, _wait_for_port(process, log))
+        for log in logs:
+            with interrupt.held_back(), log.open("wb") as output:
+                process = subprocess.Popen(  # noqa: S603
+                    [*command, "--no-access-log", "--no-use-colors"],
+                    env=_without_uvicorn_settings(environ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+                processes.append(process)
+        yield [
+            Server(process, log, _wait_for_port(process, log))
+            for process, log in zip(processes, logs, strict=True)
+        ]
     finally:
-        if process is not None:
-            with interrupt.held_back():
-                # Killed at once: a server whose threads are stuck never finishes its shutdown.
+        with interrupt.held_back():
+            # Killed at once: a server whose threads are stuck never finishes its shutdown.
+            for process in processes:
                 process.kill()
+            for process in processes:
                 process.wait()
 
 
