@@ -9,19 +9,13 @@ from __future__ import annotations
 import json
 import signal
 import zipfile
-from collections import Counter
 from contextlib import suppress
 
-import anyio
-import anyio.abc
 import psutil
 import pytest
 
-from fastapi_overflow._cli.demo import database, stage
+from fastapi_overflow._cli.demo import database
 from fastapi_overflow._cli.demo.acts import ACTS
-from fastapi_overflow._cli.demo.client import Load
-from fastapi_overflow._cli.demo.health import Health
-from fastapi_overflow._cli.demo.report import Comparison, Pair, Run
 from support import PATIENCE, make_venv, run, run_python, started, tail, wait_until
 
 DEADLOCK = 200  # requests, the default: 40 take all threads, the others do the rest
@@ -234,135 +228,9 @@ class TestCannotRun:
         assert "`ulimit -n`" in error(done)
 
 
-class TestTurns:
-    """When the second endpoint gets its requests: the first one's figures are never its doing."""
-
-    def test_beside_one_that_stands(self, monkeypatch):
-        """The second begins while nothing is answered by the first, so that nobody waits twice."""
-        monkeypatch.setattr(stage, "STANDS_SECONDS", 0.01)
-        second = Endpoint()
-        first = Endpoint(answers_after=second)
-        play_both(first, second, side_by_side=True)
-        assert first.log == ["asked", "answered"]
-
-    @pytest.mark.parametrize(
-        ("side_by_side", "stands_seconds"), [(False, 0), (True, PATIENCE)], ids=["never", "at work"]
-    )
-    def test_after_one_that_is_at_work(self, monkeypatch, side_by_side, stands_seconds):
-        """The second waits for the end of the first, if that is at work or if it always has to."""
-        monkeypatch.setattr(stage, "STANDS_SECONDS", stands_seconds)
-        log = []
-        play_both(Endpoint(log), Endpoint(log), side_by_side=side_by_side)
-        assert log == ["asked", "answered"] * 2
-
-
-class TestVerdict:
-    """The last lines claim what the figures show, and no more."""
-
-    def test_lost_without(self):
-        """Requests were lost without the package and none with it: how many, how much faster."""
-        assert verdict(3, 0, wall=(60, 2)) == (
-            "def endpoint: without fastapi-overflow 3 of 4 requests failed; with it all 4 "
-            "succeeded, 30 times faster."
-        )
-
-    def test_lost_with(self):
-        """Requests were lost with the package: nothing is claimed."""
-        sentence = "with fastapi-overflow 1 of 4 requests failed. They should not have"
-        assert sentence in verdict(4, 1)
-
-    def test_health_lost_with(self):
-        """`/health` got no answer with the package: nothing is claimed, whatever else was."""
-        lost = Health([0.1, 9], unanswered=[9])
-        assert "with fastapi-overflow /health got no answer" in verdict(4, 0, health=lost)
-
-    def test_health_cut_off(self):
-        """`/health` asked just before the end doesn't count as lost."""
-        cut_off = Health([0.1, 0.01], unanswered=[0.01])
-        assert "with it all 4 succeeded" in verdict(4, 0, health=cut_off)
-
-    def test_lost_never(self):
-        """No request was lost either way: that shows nothing, and it says so."""
-        assert "not enough load for a deadlock" in verdict(0, 0)
-
-    def test_lost_with_in_one_act(self):
-        """A request that is lost with the package counts for the exit code, in whichever act."""
-        assert comparison([(3, 0), (3, 1)]).lost_with_it
-        assert not comparison([(3, 0), (3, 0)]).lost_with_it
-
-
 def acts(report):
     """Return the parts of a report that tell of one endpoint each."""
     return report, report["async_endpoint"]
-
-
-def verdict(lost_without, lost_with, **more):
-    """Return the sentence about the first of two endpoints with these losses, on one line."""
-    both = comparison([(lost_without, lost_with)] * 2, **more)
-    words = " ".join(both.as_text().split())
-    return words[words.index("def endpoint: ") : words.index(" async def endpoint: ")]
-
-
-def comparison(losses, wall=(1, 1), health=None):
-    """Return the comparison of runs with 4 requests each."""
-    pairs = []
-    for act, lost in zip(ACTS, losses, strict=True):
-        loads = [
-            Load([1.0] * 4, Counter({"HTTP 500": failed}), seconds)
-            for failed, seconds in zip(lost, wall, strict=True)
-        ]
-        pairs.append(Pair(act, *(Run(load, health or Health([0.1]), threads=1) for load in loads)))
-    return Comparison(4, "x", "5+10", {}, pairs)
-
-
-class Endpoint:
-    """A server in this process that answers `/health` always, and a load of one request.
-
-    :ivar port: where it listens, once `serve` has begun
-    :ivar log: what has become of the load, after the first request, which warms up
-    """
-
-    def __init__(self, log=None, answers_after=None):
-        self.log = [] if log is None else log
-        self.peak_threads = 1
-        self.asked = anyio.Event()
-        self._answers_after = answers_after
-        self._warm = False
-
-    def sample(self):
-        pass
-
-    async def serve(self, *, task_status):
-        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-            self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
-            task_status.started()
-            await listener.serve(self._answer)
-
-    async def _answer(self, stream):
-        async with stream:
-            request = await stream.receive()
-            if not request.startswith(b"GET /health ") and self._warm:
-                self.log.append("asked")
-                self.asked.set()
-                if self._answers_after is not None:
-                    await self._answers_after.asked.wait()
-                await anyio.wait_all_tasks_blocked()  # whoever wants to begin beside it has
-                self.log.append("answered")
-            elif not request.startswith(b"GET /health "):
-                self._warm = True
-            await stream.send(b"HTTP/1.1 200 OK\r\n\r\n{}")
-
-
-def play_both(*endpoints, side_by_side):
-    async def scenario():
-        with anyio.fail_after(PATIENCE):
-            async with anyio.create_task_group() as serving:
-                for endpoint in endpoints:
-                    await serving.start(endpoint.serve)
-                await stage.play(endpoints, 1, lambda *_: None, side_by_side=side_by_side)
-                serving.cancel_scope.cancel()
-
-    anyio.run(scenario)
 
 
 def wait_for_servers(process):

@@ -66,7 +66,7 @@ def compare(requests: int, database_url: str | None, pool_size: int | None) -> C
 
 
 def _require_protection() -> None:
-    """Ask `doctor` whether the hook would protect the second server, in a process like that one."""
+    """Ask `doctor` whether the hook would protect the second run, in a process like its servers."""
     try:
         asked = subprocess.run(
             [sys.executable, "-m", "fastapi_overflow", "doctor", "--json"],
