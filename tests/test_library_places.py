@@ -85,7 +85,7 @@ class TestSQLAlchemyElsewhere:
         ("connections", "where"),
         [
             pytest.param("0", "sqlalchemy/pool/impl.py _do_get", id="pool"),
-            pytest.param("1", "fastapi_overflow/_connections/ledger.py take", id="ours"),
+            pytest.param("1", "fastapi_overflow/_connections/checkout.py wait", id="ours"),
         ],
     )
     def test_stall(self, place, connections, where):

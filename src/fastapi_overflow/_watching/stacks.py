@@ -34,10 +34,11 @@ NOT_READ = "not known, as stacks can't be read while the GIL is off"
 # How `Group.where` begins for threads that wait for a connection.
 CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/", "fastapi_overflow/_connections/")
 
-# The module and the function in which a thread waits where SQLAlchemy's pools ask us. It is a bare
-# lock that it waits at, so it would look like work.
 _OURS = "fastapi_overflow."
-_QUEUE = "fastapi_overflow._connections.ledger", "take"
+
+# Where a thread waits if SQLAlchemy's pools ask us. It is a bare lock that it waits at, so it would
+# look like work. Not imported: most apps that stall have it, and the others need not.
+_CHECKOUT = "fastapi_overflow._connections.checkout"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def waits_for_thread(innermost: FrameType) -> bool:
     `from_thread.run`: the executor or the event loop may be at work on it.
     """
     module = module_of(innermost)
-    if (module, innermost.f_code.co_name) == _QUEUE:
+    checkout = sys.modules.get(_CHECKOUT)
+    if checkout is not None and innermost.f_code is checkout.Checkout.wait.__code__:
         return True
     if module != "threading":
         return False
