@@ -245,7 +245,7 @@ class Connections(RuleBasedStateMachine):
             return
         which %= len(party.out)
         if how == "in the book":
-            with self.world.book.lock:
+            with self.world.book:
                 party.give_back(which)
             self.world.book.settle()
         else:

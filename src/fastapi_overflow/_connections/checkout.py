@@ -89,14 +89,14 @@ class Checkout:
         :param until: time.monotonic() at which its time is up
         :raises NoConnection: where waiting can't end, or the time is up
         """
-        with ledger.book.lock:
+        with ledger.book:
             now = time.monotonic()
             if not self.granted:
                 ledger.turns.look(now)
-            if self.granted:
-                return
-            helpers = self._who_could_help()
+            helpers = None if self.granted else self._who_could_help()
         ledger.book.settle()
+        if self.granted:
+            return
         on_loop = self.where == LOOP
         if now >= until:
             self._fail(ledger, "the pool's timeout is over", time_is_up=True)
@@ -119,13 +119,15 @@ class Checkout:
 
     def _need_not_fail(self, ledger: Any) -> bool:
         """Tell whether it may go on, or wait, although it was about to fail."""
-        with ledger.book.lock:
+        with ledger.book:
             if not self.granted and ledger.stock.believe_pool():
                 ledger.turns.serve(time.monotonic())
             holders = None if self.granted else self._who_could_help()
-            return holders is None or (
+            need_not = holders is None or (
                 self.where != LOOP and ledger.turns.break_circle(self, holders)
             )
+        ledger.book.settle()
+        return need_not
 
     def _fail(self, ledger: Any, reason: str, time_is_up: bool = False) -> None:
         """Have requests like this one held back from now on, where they can't wait in their hop.

@@ -38,12 +38,12 @@ class Door:
         """
         now = time.monotonic()
         entries = self._entries
-        with self._book.lock:
+        with self._book:
             self._promises.give_up_late(now)
             is_in = not entries and entries.has_room(account, claim)
             if is_in:
                 entries.let_in(account, claim, now)
-        if self._book.returned:
+        if self._book.later:
             self._book.settle()
         return is_in
 
@@ -53,7 +53,7 @@ class Door:
         :param wake: called once then, in any thread
         """
         entry = Entry(account, claim, wake)
-        with self._book.lock:
+        with self._book:
             self._stock.ask_pool(entry.since)
             if account.claim > account.held:  # by the app's habit: its route's is about to be known
                 self._promises.give_up(account)
@@ -62,30 +62,23 @@ class Door:
         self._book.settle()
         return entry
 
-    def seconds_left(self, since: float) -> float:
-        """Return for how long somebody who waits may go on: the pool's timeout without a return.
-
-        :param since: time.monotonic() when it began to wait
-        """
-        stock = self._stock
-        return max(since, stock.moved) + stock.pool.timeout() - time.monotonic()
-
     def leave(self, entry: Entry) -> bool:
         """Have a request wait no longer; tell whether it was let in."""
-        with self._book.lock:
-            if not entry.is_in:
-                self._entries.waiting.remove(entry)
-                self._promises.give_up(entry.account)
-                self._turns.serve(time.monotonic())
-            seconds = time.monotonic() - entry.since
-            entry.account.waited += seconds
-            entry.account.ledger.seconds_waited += seconds
-        self._book.settle()
+        self._book.do(self._leave, entry)
         return entry.is_in
+
+    def _leave(self, entry: Entry) -> None:
+        now = time.monotonic()
+        if not entry.is_in:
+            self._entries.waiting.remove(entry)
+            self._promises.give_up(entry.account)
+            self._turns.serve(now)
+        entry.account.waited += now - entry.since
+        entry.account.ledger.seconds_waited += now - entry.since
 
     def renew(self, account: Account, claim: int) -> bool:
         """Tell whether so many are still set aside; then they are for as long again."""
-        with self._book.lock:
+        with self._book:
             if account.claim < claim:
                 return False
             self._promises.make(account, time.monotonic())
@@ -95,10 +88,11 @@ class Door:
     def release(self, account: Account) -> None:
         """Set nothing aside any longer for an account: its request has ended."""
         if account.claim or account.is_awaited or account.promise is not None:
-            with self._book.lock:
-                self._promises.give_up(account)
-                self._turns.serve(time.monotonic())
-            self._book.settle()
+            self._book.do(self._release, account)
+
+    def _release(self, account: Account) -> None:
+        self._promises.give_up(account)
+        self._turns.serve(time.monotonic())
 
     # ---- for event loops
 
@@ -112,7 +106,7 @@ class Door:
 
         Called from an event loop from time to time while something is set aside, or somebody waits.
         """
-        with self._book.lock:
+        with self._book:
             self._promises.note_look()
             now = time.monotonic()
             self._turns.look(now)

@@ -18,6 +18,7 @@ from .._connections.habits import LOOK_SECONDS
 from .._connections.holder import Holder
 from .._connections.ledger import Ledger
 from .._threads.lease import Lease
+from .faults import never_raises
 from .signal_of_loop import Signal
 
 Wait: TypeAlias = Coroutine[Any, Any, None]
@@ -58,9 +59,9 @@ async def _wait_to_be_let_in(
         since = time.monotonic()
         let_in = Signal()
         entry = ledger.door.queue(holder.account(ledger), claim, let_in.set)
-        _look_at(ledger)
         lease.pool.held_back += 1
         try:
+            _look_at(ledger)
             if seconds is not None:
                 await let_in.wait(seconds)
             elif refusal is not None:
@@ -68,10 +69,10 @@ async def _wait_to_be_let_in(
             else:
                 # As long as the pool moves. Where nothing comes back for the pool's timeout, it
                 # gets the pool's error at its checkout, at once.
-                while not entry.is_in and (left := ledger.door.seconds_left(since)) > 0:
+                while not entry.is_in and (left := ledger.seconds_left(since)) > 0:
                     await let_in.wait(left)
                 if not entry.is_in:
-                    holder.waited = ledger.pool.timeout()
+                    holder.waited = ledger.timeout()
         finally:
             # Its time is up, or it is cancelled: then what was set aside goes with the request.
             lease.pool.held_back -= 1
@@ -100,6 +101,7 @@ def _hold(lease: Lease) -> None:
 _looked_at: WeakKeyDictionary[Any, set[Ledger]] = WeakKeyDictionary()
 
 
+@never_raises
 def _look_at(ledger: Ledger) -> None:
     """Look at a ledger from time to time while it has something set aside or somebody waits."""
     loop = asyncio.get_running_loop()
@@ -110,8 +112,13 @@ def _look_at(ledger: Ledger) -> None:
 
 
 def _look(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
-    ledger.door.look()
+    _look_once(ledger)
     if ledger.door.is_watched:
         loop.call_later(LOOK_SECONDS, _look, loop, ledger, context=Context())
     else:
         _looked_at[loop].discard(ledger)
+
+
+@never_raises
+def _look_once(ledger: Ledger) -> None:
+    ledger.door.look()
