@@ -70,6 +70,7 @@ class Owner:
     def __init__(self):
         self.at_work = False
         self.closed = False
+        self.hops = 0
 
 
 class OtherThread:

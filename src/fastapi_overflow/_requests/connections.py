@@ -21,7 +21,7 @@ from .._connections.ledger import Ledger
 from .._threads.lease import BUSY, Lease
 from . import checkouts, route_times
 from .faults import never_raises
-from .held_back import Claims, Wait, be_let_in
+from .held_back import Claims, Wait, be_let_in, be_let_in_late
 from .holder_here import current_outside, governor, habits_outside
 from .origin import note_endpoint
 from .signal_of_loop import Signal
@@ -94,6 +94,30 @@ def at_route(lease: Lease) -> Wait | None:
     habits = _habits_of(endpoint)
     holder.go_on(habits)
     return None if holder.holds_something else _before(lease, holder, habits)
+
+
+@never_raises
+def after_hop(holder: Holder) -> Wait | None:
+    """Return what to await after a hop of a request whose kind takes a connection late.
+
+    None for nothing. It may wait where it holds nothing and is about to take one where it can't.
+    """
+    holder.hop_ended = now = time.monotonic()
+    lease, habits = holder.owner, holder.habits
+    if lease is None or lease.closed or lease.token == BUSY or habits is None:
+        return None
+    if not holder.may_wait or holder.hops or holder.waiting or holder.holds_something:
+        return None
+    claims = []
+    for kind, habit in list(habits.by_kind.items()):
+        ledger = governor.ledger_of(kind) if habit.late else None
+        if ledger is not None:
+            account = holder.account(ledger)
+            claim = 0 if account.claim else habit.late_claim(account.takes, lease.hops, now)
+            if claim:
+                claims.append((ledger, claim))
+    claims.sort(key=_id_of_ledger)
+    return be_let_in_late(lease, holder, claims) if claims else None
 
 
 @never_raises

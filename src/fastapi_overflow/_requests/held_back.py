@@ -7,6 +7,7 @@ must never wait longer than the pools move, and leave nothing set aside for one 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Coroutine
@@ -15,10 +16,10 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from .._connections.habits import LOOK_SECONDS
-from .._connections.holder import Holder
+from .._connections.holder import Account, Holder
 from .._connections.ledger import Ledger
 from .._threads.lease import Lease
-from .faults import never_raises
+from .faults import never_raises, tell
 from .signal_of_loop import Signal
 
 Wait: TypeAlias = Coroutine[Any, Any, None]
@@ -32,15 +33,17 @@ def be_let_in(
     holder: Holder,
     claims: Claims,
     seconds: float | None = None,
+    may_refuse: bool = True,
 ) -> Wait | None:
     """Let a request go on as soon as it is let in by one ledger after the other.
 
     :param seconds: to wait at most, for what may turn out to be needless; None: for what requests
         of its kind need, as long as the pools move
+    :param may_refuse: whether it may be turned away, where an operator says so
     """
     for n, (ledger, claim) in enumerate(claims):
         if not ledger.door.lets_in(holder.account(ledger), claim):
-            return _wait_to_be_let_in(lease, holder, claims[n:], seconds)
+            return _wait_to_be_let_in(lease, holder, claims[n:], seconds, may_refuse)
         if claim and seconds is None:
             _hold(lease)
         _look_at(ledger)
@@ -48,10 +51,11 @@ def be_let_in(
 
 
 async def _wait_to_be_let_in(
-    lease: Lease, holder: Holder, claims: Claims, seconds: float | None
+    lease: Lease, holder: Holder, claims: Claims, seconds: float | None, may_refuse: bool
 ) -> None:
     patience = lease.pool.patience
-    refusal = lease.refusal if holder.endpoint is not None and patience is not None else None
+    may_refuse = may_refuse and holder.endpoint is not None and patience is not None
+    refusal = lease.refusal if may_refuse else None
     waits_for = deque(claims)
     rounds = 3
     while waits_for:
@@ -91,6 +95,39 @@ async def _wait_to_be_let_in(
                 waits_for.extend(stale)
                 rounds -= 1
     holder.has_waited()
+
+
+def be_let_in_late(lease: Lease, holder: Holder, claims: Claims) -> Wait | None:
+    """Let a request go on after a hop, as `be_let_in` does before it begins."""
+    began_at = holder.began_at()
+    wait = be_let_in(lease, holder, claims, may_refuse=False)
+    if wait is None:
+        holder.begin_later(began_at, 0.0)
+        return None
+    return _wait_late(holder, wait, began_at)
+
+
+async def _wait_late(
+    holder: Holder, wait: Wait, began_at: tuple[float, dict[Account, float]]
+) -> None:
+    """Wait, and raise nothing: what the hop has returned may have to be closed.
+
+    A cancellation ends the wait, and the task is cancelled again at once: so that it is raised
+    where the app waits for something next.
+    """
+    since = time.monotonic()
+    try:
+        await wait
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is not None:
+            if sys.version_info >= (3, 11):
+                task.uncancel()  # who counts them counts this one once
+            task.cancel(*exc.args)
+    except Exception as exc:
+        tell(exc)
+    finally:
+        holder.begin_later(began_at, time.monotonic() - since)
 
 
 def _hold(lease: Lease) -> None:
