@@ -1,4 +1,4 @@
-"""Requests that take a connection on the event loop late: after a hop of theirs they wait for it.
+"""Requests that take a connection on the event loop late: they wait for it at a hop of theirs.
 
 By then they hold nothing, and on the loop nobody can wait. Each in a process of its own, with a
 pool of one, which another request keeps.
@@ -38,6 +38,16 @@ async def late():
         made.connect().close()
     finally:
         closed.append(None)
+@app.get("/within")
+async def within():
+    begun.append("within")
+    await anyio.sleep(0.2)
+    def hop():
+        opened.append(None)
+        anyio.from_thread.run(query)
+    async def query():
+        made.connect().close()
+    await run_in_threadpool(hop)
 async def until(condition):
     with anyio.fail_after(30):
         while not condition():
@@ -46,6 +56,7 @@ async def learn():
     made.connect().close()  # the first one takes long to make
     for _ in range(5):
         await call(app, "/late")
+        await call(app, "/within")
     begun.clear(), opened.clear(), closed.clear()
     kept.append(anyio.Event())
 def waits():
@@ -57,7 +68,7 @@ async def main():
     await learn()
     statuses = []
     async def request():
-        statuses.extend(await call(app, "/late"))
+        statuses.extend(await call(app, sys.argv[1]))
     async with anyio.create_task_group() as group:
         group.start_soon(call, app, "/kept")
         await until(lambda: begun)
@@ -110,17 +121,23 @@ anyio.run(main)
 class TestAfterAHop:
     def test_waits(self):
         """It begins, makes its hop, and waits then, instead of failing on the loop."""
-        assert run_child(APP + SERVED) == [["kept", "late", 1], [200]]
+        assert run_child(APP + SERVED, "/late") == [["kept", "late", 1], [200]]
 
     def test_is_not_turned_away(self):
         """FASTAPI_OVERFLOW_MAX_WAIT is for requests that have done nothing yet."""
         env = {"FASTAPI_OVERFLOW_MAX_WAIT": "0.001"}
-        assert run_child(APP + SERVED, env=env) == [["kept", "late", 1], [200]]
+        assert run_child(APP + SERVED, "/late", env=env) == [["kept", "late", 1], [200]]
 
     @pytest.mark.parametrize("how", ["task", "scope", "timeout"])
     def test_cancelled(self, how):
         """Cancelled there, it gets what its hop has returned, and is cancelled right after that."""
         assert run_child(APP + CANCELLED, how) == ["cancelled", 1, 1, 0, 0]
+
+
+class TestBeforeAHop:
+    def test_waits(self):
+        """It waits before a hop that goes back to the loop, and takes one there."""
+        assert run_child(APP + SERVED, "/within") == [["kept", "within", 0], [200]]
 
 
 def learned(*visits):
@@ -129,12 +146,12 @@ def learned(*visits):
     :param visits: of each the connections taken, and where it has taken one late
     """
     habit = Habit()
-    for takes, late in visits:
+    for takes, *late in visits:
         visit = Visit(0.0)
         visit.takes = takes
         visit.most = visit.most_elsewhere = 1
         visit.kept = 0.01
-        visit.late = late
+        visit.late = tuple(late)
         habit.learn(visit)
     return habit
 
@@ -144,22 +161,18 @@ class TestHabit:
 
     def test_where_its_kind_takes_one(self):
         """One, where it has made as many hops as its kind before, and taken as many."""
-        habit = learned(*[(2, ((1, 3, 0.001),))] * 20)
-        claims = {
-            (takes, hops): habit.late_claim(takes, hops, 0.0)
-            for takes in range(3)
-            for hops in (2, 3)
-        }
-        assert [at for at, claim in claims.items() if claim] == [(1, 3)]
+        habit = learned(*[(2, (1, 3, False, 0.001))] * 20)
+        points = [(t, h, within) for t in range(3) for h in (2, 3) for within in (False, True)]
+        assert [at for at in points if habit.late_claim(*at, 0.0)] == [(1, 3, False)]
 
     def test_long_after_its_hop(self):
         """Nothing, where its kind does other things for longer than it keeps the connection."""
-        habit = learned(*[(1, ((0, 1, 0.5),))] * 20)
-        assert habit.late_claim(0, 1, 0.0) == 0
+        habit = learned(*[(1, (0, 1, False, 0.5))] * 20)
+        assert habit.late_claim(0, 1, False, 0.0) == 0
         habit.press(0.0)
-        assert habit.late_claim(0, 1, 1.0) == 1
+        assert habit.late_claim(0, 1, False, 1.0) == 1
 
     def test_seldom(self):
         """Nothing, where but few of its kind take one there."""
-        habit = learned(*[(1, ((0, 1, 0.001),)), *[(1, ())] * 3] * 10)
-        assert habit.late_claim(0, 1, 0.0) == 0
+        habit = learned(*[(1, (0, 1, False, 0.001)), *[(1,)] * 3] * 10)
+        assert habit.late_claim(0, 1, False, 0.0) == 0

@@ -127,10 +127,13 @@ class Account(Visit):
 
     def _note_late(self, now: float) -> None:
         """Take note of one on an event loop, for one that has none."""
-        owner = self.holder.owner
-        if owner is not None and owner.hops and len(self.late) < MOST_LATE:
-            ended = self.holder.hop_ended
-            self.late += ((self.takes, owner.hops, now - ended if ended else math.inf),)
+        holder = self.holder
+        hops = 0 if holder.owner is None else holder.owner.hops - holder.hops_ahead
+        if hops > 0 and len(self.late) < MOST_LATE:
+            is_within = holder.hops > 0
+            since = holder.hop_began if is_within else holder.hop_ended
+            seconds = now - since if since else math.inf
+            self.late += ((self.takes, hops, is_within, seconds),)
 
     def goes_on(self, now: float) -> bool:
         """Tell whether it takes another soon, as far as is known, after one that is back."""

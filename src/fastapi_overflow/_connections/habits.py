@@ -64,6 +64,7 @@ class LatePoint:
     """Where requests of one route take one late: see `Visit.late`."""
 
     hops: int
+    is_within: bool
     seconds: float
     share: float = 1.0  # of the requests
 
@@ -114,14 +115,14 @@ class Habit:
             self.idle = min(visit.idle, self.idle * FORGETTING) if self._takers > 1 else visit.idle
             self.again += (visit.again - self.again) * weight
             self.kept += (visit.kept - self.kept) * weight
-            for takes, hops, seconds in visit.late:
+            for takes, hops, is_within, seconds in visit.late:
                 if takes not in self.late and len(self.late) < MOST_LATE:
-                    self.late[takes] = LatePoint(hops, seconds)
+                    self.late[takes] = LatePoint(hops, is_within, seconds)
             latest = (visit.most, visit.most_elsewhere, visit.takes)
             self._window = [max(pair) for pair in zip(self._window, latest, strict=True)]
         for takes, point in self.late.items():
             been = () if visit is None else visit.late
-            point.learn([(hops, seconds) for number, hops, seconds in been if number == takes])
+            point.learn([(each[1], each[3]) for each in been if each[0] == takes])
         if not self.requests % WINDOW and any(self._window):
             self.most, self.most_elsewhere, self.takes = self._window
             self._window = [0, 0, 0]
@@ -158,16 +159,19 @@ class Habit:
             return self.most_elsewhere
         return 0
 
-    def late_claim(self, takes: int, hops: int, now: float) -> int:
-        """Return how many connections to set aside for a request after a hop of its own.
+    def late_claim(self, takes: int, hops: int, is_within: bool, now: float) -> int:
+        """Return how many connections to set aside for a request before or after a hop of its own.
 
         Asked where it holds none and nothing is set aside for it.
 
         :param takes: that it has taken so far
-        :param hops: that it has made
+        :param hops: that it has made, the one that is about to begin included
+        :param is_within: whether one is
         """
         point = self.late.get(takes)
-        if point is None or hops < point.hops or point.share < OFTEN:
+        if point is None or point.is_within != is_within:
+            return 0
+        if hops < point.hops or point.share < OFTEN:
             return 0
         is_soon = point.seconds <= SOON * self.kept + LATE_LITTLE
         return self.most_elsewhere if is_soon or now < self.pressed_until else 0

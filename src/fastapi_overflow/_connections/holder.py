@@ -26,7 +26,9 @@ class Holder:
     :ivar waited: seconds that it has waited to be let in while nothing came back
     :ivar waiting: its checkouts that wait
     :ivar is_late: whether requests of its route take a connection late: see `Visit.late`
-    :ivar hop_ended: time.monotonic() at which its last hop has ended, if it is
+    :ivar hops_ahead: hops that its lease says it has made and it hasn't
+    :ivar hop_began: time.monotonic() at which its last hop has begun, if it is
+    :ivar hop_ended: the same, has ended
     :ivar may_wait: whether it may be held back before it begins
     :ivar endpoint: of the route; None before it is reached
     :ivar app_habits: the habits of the app, once it has reached its route
@@ -48,8 +50,10 @@ class Holder:
         "ended_at",
         "endpoint",
         "habits",
+        "hop_began",
         "hop_ended",
         "hops",
+        "hops_ahead",
         "idle_since",
         "is_late",
         "may_wait",
@@ -74,6 +78,8 @@ class Holder:
         self.app_habits: RouteHabits | None = None
         self.app_visits: dict[object, Visit] | None = None
         self.hops = 0
+        self.hops_ahead = 0
+        self.hop_began = 0.0
         self.hop_ended = 0.0
         self.is_late = False
         self.watched = 0
@@ -108,12 +114,12 @@ class Holder:
         return self.began, {account: account.began for account in list(self.accounts.values())}
 
     def begin_later(self, began_at: tuple[float, dict[Account, float]], seconds: float) -> None:
-        """Leave out what it has waited for after a hop: that is none of what its kind takes.
+        """Leave out what it has waited for at a hop: that is none of what its kind takes.
 
         :param began_at: as returned before the wait
         """
         self.began = began_at[0] + seconds
-        self.hop_ended = time.monotonic()
+        self.hop_began = self.hop_ended = time.monotonic()
         for account, began in began_at[1].items():
             account.began = began + seconds
             account.emptied += seconds

@@ -16,9 +16,10 @@ class Visit:
     :ivar idle: seconds until it took the first
     :ivar again: most seconds without any until it took another
     :ivar kept: seconds with one at least
-    :ivar late: where it has taken one on an event loop, while it had none and after a hop of its
-        own: how many it had taken by then, how many hops it had made, and how many seconds before
-        the last of these had ended; math.inf for unknown
+    :ivar late: where it has taken one on an event loop, while it had none, after a hop of its own
+        or from within one: how many it had taken by then, how many hops it had made, whether the
+        last of these still ran, and for how many seconds, or since how many it had ended; math.inf
+        for unknown
     """
 
     __slots__ = ("again", "began", "idle", "kept", "late", "most", "most_elsewhere", "takes")
@@ -34,7 +35,7 @@ class Visit:
         self.idle = 0.0
         self.again = 0.0
         self.kept = 0.0
-        self.late: tuple[tuple[int, int, float], ...] = ()
+        self.late: tuple[tuple[int, int, bool, float], ...] = ()
 
     def copy(self) -> Visit:
         visit = Visit(self.began)

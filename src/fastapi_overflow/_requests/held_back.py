@@ -45,7 +45,7 @@ def be_let_in(
         if not ledger.door.lets_in(holder.account(ledger), claim):
             return _wait_to_be_let_in(lease, holder, claims[n:], seconds, may_refuse)
         if claim and seconds is None:
-            _hold(lease)
+            _hold(lease, holder)
         _look_at(ledger)
     return None
 
@@ -82,7 +82,7 @@ async def _wait_to_be_let_in(
             lease.pool.held_back -= 1
             is_in = ledger.door.leave(entry)
         if is_in and claim and seconds is None:
-            _hold(lease)
+            _hold(lease, holder)
         elif seconds is not None and not is_in:
             break  # it goes on without
         elif refusal is not None and not is_in and refusal.holds_nothing():
@@ -97,42 +97,50 @@ async def _wait_to_be_let_in(
     holder.has_waited()
 
 
-def be_let_in_late(lease: Lease, holder: Holder, claims: Claims) -> Wait | None:
-    """Let a request go on after a hop, as `be_let_in` does before it begins."""
+def be_let_in_late(
+    lease: Lease, holder: Holder, claims: Claims, has_result: bool = False
+) -> Wait | None:
+    """Let a request go on before or after a hop, as `be_let_in` does before it begins.
+
+    :param has_result: whether the hop has returned something that may have to be closed: then the
+        wait raises nothing
+    """
     began_at = holder.began_at()
     wait = be_let_in(lease, holder, claims, may_refuse=False)
     if wait is None:
         holder.begin_later(began_at, 0.0)
         return None
-    return _wait_late(holder, wait, began_at)
+    return _wait_late(holder, wait, began_at, has_result)
 
 
 async def _wait_late(
-    holder: Holder, wait: Wait, began_at: tuple[float, dict[Account, float]]
+    holder: Holder, wait: Wait, began_at: tuple[float, dict[Account, float]], has_result: bool
 ) -> None:
-    """Wait, and raise nothing: what the hop has returned may have to be closed.
+    """Wait before or after a hop.
 
-    A cancellation ends the wait, and the task is cancelled again at once: so that it is raised
-    where the app waits for something next.
+    Where there is a result a cancellation ends the wait, and the task is cancelled again at once:
+    so that it is raised where the app waits for something next.
     """
     since = time.monotonic()
     try:
         await wait
     except asyncio.CancelledError as exc:
         task = asyncio.current_task()
-        if task is not None:
-            if sys.version_info >= (3, 11):
-                task.uncancel()  # who counts them counts this one once
-            task.cancel(*exc.args)
+        if not has_result or task is None:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()  # who counts them counts this one once
+        task.cancel(*exc.args)
     except Exception as exc:
         tell(exc)
     finally:
         holder.begin_later(began_at, time.monotonic() - since)
 
 
-def _hold(lease: Lease) -> None:
+def _hold(lease: Lease, holder: Holder) -> None:
     """Take note that others wait for what a request has: its hops aren't first ones."""
-    lease.hops = max(lease.hops, 1)
+    if not lease.hops:
+        lease.hops = holder.hops_ahead = 1
 
 
 _looked_at: WeakKeyDictionary[Any, set[Ledger]] = WeakKeyDictionary()

@@ -57,6 +57,10 @@ class Hop(partial[Any]):
         task = pool.current_task()
         self._holder = holder = None if lease is None else lease.holder
         if holder is not None:
+            if holder.is_late:
+                wait = lease_of_request.connections.before_hop(holder)
+                if wait is not None:
+                    await wait
             holder.begin_hop()
         elif lease is None and note_hop_outside is not None:
             note_hop_outside(task)
