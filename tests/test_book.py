@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fastapi_overflow._connections.ledger import Ledger
-from ledger_tools import World, check_empty
+from ledger_tools import World, check_empty, opened
 from pool_tools import in_thread
 
 
@@ -31,7 +31,7 @@ class TestReturns:
         (ledger,) = world.ledgers
         request = world.request()
         request.take(ledger)
-        with world.book:
+        with opened(world.book):
             request.give_back()
             assert ledger.stock.held == 1
         world.book.settle()
@@ -43,7 +43,7 @@ class TestReturns:
         request = world.request()
 
         def take_in_the_middle():
-            with world.book:
+            with opened(world.book):
                 taken = request.take(ledger)
                 before = ledger.stock.held
             world.book.settle()
@@ -59,7 +59,7 @@ class TestReturns:
         request = world.request()
 
         def take_in_the_middle():
-            with world.book:
+            with opened(world.book):
                 request.take(ledger)
                 request.give_back()
             world.book.settle()
@@ -76,7 +76,7 @@ class TestReturns:
         assert not waiting.enter(ledger, 1)
 
         def end_in_the_middle():
-            with world.book:
+            with opened(world.book):
                 waiting.leave()
                 request.end()
             world.book.settle()

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from .holder import Account, Holder
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Seconds after which a wait is worth a word to the operator.
 TELL_SECONDS = 1.0
@@ -66,27 +69,32 @@ class Book:
         self._failed = failed
         self._faults: deque[Exception] = deque()
 
-    def __enter__(self) -> None:
-        self.lock.acquire()
-        self.is_open = True
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a function returns that needs the book, and do what had to wait meanwhile.
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.is_open = False
-        self.lock.release()
+        Not a context manager: a KeyboardInterrupt where one is left would leave the book open.
+        """
+        with self.lock:
+            self.is_open = True
+            try:
+                result = function(*args, **kwargs)
+            finally:
+                self.is_open = False
+        if self.later or self._faults:
+            self.settle()
+        return result
+
+    def run_once_closed(self, function: Callable[[Any], object], argument: Any) -> None:
+        """Do the same from where the garbage collector may call, in the middle of the book."""
+        with self.lock:
+            if self.is_open:  # by this very thread
+                self.later.append((function, argument))
+                return
+        self.run(function, argument)
 
     def give_back(self, account: Account) -> None:
         """Enter that a connection has come back, as soon as nobody is at the book."""
         self.later.append((account.ledger.enter_return, account))
-        self.settle()
-
-    def do(self, function: Callable[[Any], object], argument: Any) -> None:
-        """Do something with the book, by code that the garbage collector may call anywhere."""
-        with self.lock:
-            if self.is_open:  # by this very thread: a request's coroutine is collected
-                self.later.append((function, argument))
-                return
-            with self:
-                function(argument)
         self.settle()
 
     def note_fault(self, exc: Exception) -> None:
@@ -96,8 +104,8 @@ class Book:
     def settle(self) -> None:
         """Do what had to wait while the book was open; never called by who has it open."""
         while self.later and self.lock.acquire(blocking=False):
-            self.is_open = True
             try:
+                self.is_open = True
                 while self.later:
                     function, argument = self.later.popleft()
                     function(argument)

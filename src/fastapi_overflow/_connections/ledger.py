@@ -161,32 +161,33 @@ class Ledger:
 
     def begin(self, checkout: Checkout) -> None:
         """Grant a checkout, or have it wait."""
+        self.book.run(self._begin, checkout, time.monotonic())
+
+    def _begin(self, checkout: Checkout, now: float) -> None:
         account = checkout.account
-        now = time.monotonic()
-        with self.book:
-            self._promises.give_up_late(now)
-            account.note(checkout.where, now)
-            if self.queues.may_pass(account, checkout.where, self.stock):
-                self.turns.grant(checkout, now)
-            else:
-                self.stock.ask_pool(now)
-                self.book.arrivals += 1
-                checkout.arrival = self.book.arrivals
-                self.queues.add(checkout)
-                account.holder.waiting.append(checkout)
-                self.turns.serve(now)
-        self.book.settle()
+        self._promises.give_up_late(now)
+        account.note(checkout.where, now)
+        if self.queues.may_pass(account, checkout.where, self.stock):
+            self.turns.grant(checkout, now)
+        else:
+            self.stock.ask_pool(now)
+            self.book.arrivals += 1
+            checkout.arrival = self.book.arrivals
+            self.queues.add(checkout)
+            account.holder.waiting.append(checkout)
+            self.turns.serve(now)
 
     def give_up(self, checkout: Checkout, may_keep: bool) -> bool:
         """Have a checkout wait no longer; tell whether it was granted meanwhile and keeps that."""
-        with self.book:
-            self.queues.remove(checkout)
-            keeps = checkout.granted and may_keep
-            if checkout.granted and not keeps:
-                self.enter_return(checkout.account)
-            else:
-                self.turns.serve(time.monotonic())
-        self.book.settle()
+        return self.book.run(self._give_up, checkout, may_keep)
+
+    def _give_up(self, checkout: Checkout, may_keep: bool) -> bool:
+        self.queues.remove(checkout)
+        keeps = checkout.granted and may_keep
+        if checkout.granted and not keeps:
+            self.enter_return(checkout.account)
+        else:
+            self.turns.serve(time.monotonic())
         return keeps
 
     def _enter_checkout(self, account: Account) -> None:
@@ -198,11 +199,12 @@ class Ledger:
         try:
             return self.pool.timeout()
         except Exception as exc:
-            with self.book:
-                self.stock.leave_pool_alone(exc)
-                self.turns.serve(time.monotonic())
-            self.book.settle()
+            self.book.run(self._leave_pool_alone, exc)
             return 0.0  # nobody has to
+
+    def _leave_pool_alone(self, exc: Exception) -> None:
+        self.stock.leave_pool_alone(exc)
+        self.turns.serve(time.monotonic())
 
     def seconds_left(self, since: float) -> float:
         """Return for how long somebody who waits may go on: the pool's timeout without a return.
