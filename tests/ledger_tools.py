@@ -29,6 +29,17 @@ FOR_EVER = 10.0**9
 PLACES = (LOOP, HOP, THREAD)
 
 
+@contextmanager
+def opened(book):
+    """Have a book open, as in the middle of a ledger's own lines."""
+    with book.lock:
+        book.is_open = True
+        try:
+            yield
+        finally:
+            book.is_open = False
+
+
 class ManualTime:
     """In the place of the module `time`: it is as late as a test says."""
 
@@ -70,6 +81,7 @@ class Owner:
     def __init__(self):
         self.at_work = False
         self.closed = False
+        self.hops = 0
 
 
 class OtherThread:

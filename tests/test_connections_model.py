@@ -31,6 +31,7 @@ from ledger_tools import (
     check_sums,
     is_safe,
     known_route,
+    opened,
     stake,
 )
 
@@ -245,7 +246,7 @@ class Connections(RuleBasedStateMachine):
             return
         which %= len(party.out)
         if how == "in the book":
-            with self.world.book.lock:
+            with opened(self.world.book):
                 party.give_back(which)
             self.world.book.settle()
         else:

@@ -107,6 +107,68 @@ async def main():
 anyio.run(main)
 """
 
+LISTEN = """
+import logging
+from fastapi_overflow._connections.turns import Turns
+from fastapi_overflow._requests import connections, held_back
+told = []
+class Handler(logging.Handler):
+    def emit(self, record):
+        if "ours" in record.getMessage():
+            told.append(record.getMessage())
+logging.getLogger("fastapi_overflow").addHandler(Handler(logging.WARNING))
+"""
+
+NO_LOOKS = """
+class Broken(dict):
+    def setdefault(self, *args):
+        raise RuntimeError("ours")
+async def main():
+    await call(app, "/kept")
+    kept.append(anyio.Event())
+    held_back._looked_at = Broken()
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(call, app, "/kept")
+        await until(lambda: fastapi_overflow.stats().requests_held_back == 2)
+        kept[0].set()
+    (ledger,) = connections.governor.ledgers()
+    print(json.dumps([len(begun), len(ledger.entries.waiting), told]))
+anyio.run(main)
+"""
+
+A_LOOK_FAILS = """
+original, failed = Turns.look, []
+def look(self, now):
+    if not failed:
+        failed.append(None)
+        raise RuntimeError("ours")
+    original(self, now)
+@app.get("/maybe")
+async def maybe(without: bool = False):
+    if without:
+        begun.append(None)
+        await kept[0].wait()
+    else:
+        made.connect().close()
+async def main():
+    for _ in range(3):
+        await call(app, "/maybe")
+    kept.append(anyio.Event())
+    Turns.look = look
+    statuses = []
+    async def second():
+        statuses.extend(await call(app, "/maybe"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, app, "/maybe", {"query_string": b"without=1"})
+        await until(lambda: begun)
+        group.start_soon(second)
+        await until(lambda: statuses)
+        kept[0].set()
+    print(json.dumps([statuses, len(failed), told]))
+anyio.run(main)
+"""
+
 NOTE = """
 @app.get("/twice")
 async def twice():
@@ -145,6 +207,18 @@ class TestHeldBack:
         assert (first, second) == ([200], [200])
         (message,) = told
         assert "RuntimeError('ours')" in message
+
+    def test_nobody_looks(self):
+        """Where looks can't be arranged for, those that wait go on, and leave nothing behind."""
+        begun, waiting, told = run_child(APP + LISTEN + NO_LOOKS)
+        assert (begun, waiting) == (4, 0)
+        assert len(told) == 1
+
+    def test_a_look_fails(self):
+        """After a look that has failed the others go on: what is set aside in vain is given up."""
+        statuses, failed, told = run_child(APP + LISTEN + A_LOOK_FAILS)
+        assert (statuses, failed) == ([200], 1)
+        assert len(told) == 1
 
 
 class TestNote:

@@ -430,6 +430,33 @@ class TestGarbage:
         assert not forgotten
         check(made)
 
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_taken_in_the_middle(self, kept):
+        """What a `__del__` or the handler of a signal takes while the books are open is counted.
+
+        They may run at any line, so here it is where a ledger enters for whom a connection is.
+        """
+        made = engine()
+        made.connect().close()
+        ledger = made.pool.__dict__["_fastapi_overflow_ledger"]
+        taken = []
+
+        class Stakes(dict):
+            def __setitem__(self, account, value):
+                super().__setitem__(account, value)
+                if not taken:
+                    taken.append(None)
+                    taken[0] = made.connect()
+                    if not kept:
+                        taken[0].close()
+
+        ledger.stock.stakes = Stakes()
+        in_thread(lambda: made.connect().close())
+        if kept:
+            assert held(made) == (1, 1)
+            taken[0].close()
+        check(made)
+
     def test_engine(self):
         """An engine that is dropped takes its pool and its ledger along."""
         made = engine()

@@ -89,14 +89,10 @@ class Checkout:
         :param until: time.monotonic() at which its time is up
         :raises NoConnection: where waiting can't end, or the time is up
         """
-        with ledger.book.lock:
-            now = time.monotonic()
-            if not self.granted:
-                ledger.turns.look(now)
-            if self.granted:
-                return
-            helpers = self._who_could_help()
-        ledger.book.settle()
+        now = time.monotonic()
+        helpers = ledger.book.run(self._look_with_book, ledger, now)
+        if self.granted:
+            return
         on_loop = self.where == LOOP
         if now >= until:
             self._fail(ledger, "the pool's timeout is over", time_is_up=True)
@@ -114,18 +110,24 @@ class Checkout:
             )
         self._fail(ledger, "all who have one wait for another, and this request was the last to")
 
+    def _look_with_book(self, ledger: Any, now: float) -> list[Holder] | None:
+        if not self.granted:
+            ledger.turns.look(now)
+        return None if self.granted else self._who_could_help()
+
     def _who_could_help(self) -> list[Holder] | None:
         return who_could_help(self.account, self.where, self.arrival)
 
     def _need_not_fail(self, ledger: Any) -> bool:
         """Tell whether it may go on, or wait, although it was about to fail."""
-        with ledger.book.lock:
-            if not self.granted and ledger.stock.believe_pool():
-                ledger.turns.serve(time.monotonic())
-            holders = None if self.granted else self._who_could_help()
-            return holders is None or (
-                self.where != LOOP and ledger.turns.break_circle(self, holders)
-            )
+        need_not: bool = ledger.book.run(self._goes_on_or_waits, ledger)
+        return need_not
+
+    def _goes_on_or_waits(self, ledger: Any) -> bool:
+        if not self.granted and ledger.stock.believe_pool():
+            ledger.turns.serve(time.monotonic())
+        holders = None if self.granted else self._who_could_help()
+        return holders is None or (self.where != LOOP and ledger.turns.break_circle(self, holders))
 
     def _fail(self, ledger: Any, reason: str, time_is_up: bool = False) -> None:
         """Have requests like this one held back from now on, where they can't wait in their hop.

@@ -36,15 +36,15 @@ class Door:
 
         :param claim: connections to set aside for it; 0 for one that can wait in its thread
         """
+        return self._book.run(self._lets_in, account, claim)
+
+    def _lets_in(self, account: Account, claim: int) -> bool:
         now = time.monotonic()
         entries = self._entries
-        with self._book.lock:
-            self._promises.give_up_late(now)
-            is_in = not entries and entries.has_room(account, claim)
-            if is_in:
-                entries.let_in(account, claim, now)
-        if self._book.returned:
-            self._book.settle()
+        self._promises.give_up_late(now)
+        is_in = not entries and entries.has_room(account, claim)
+        if is_in:
+            entries.let_in(account, claim, now)
         return is_in
 
     def queue(self, account: Account, claim: int, wake: Callable[[], None]) -> Entry:
@@ -53,52 +53,49 @@ class Door:
         :param wake: called once then, in any thread
         """
         entry = Entry(account, claim, wake)
-        with self._book.lock:
-            self._stock.ask_pool(entry.since)
-            if account.claim > account.held:  # by the app's habit: its route's is about to be known
-                self._promises.give_up(account)
-            self._entries.waiting.append(entry)
-            self._turns.serve(entry.since)
-        self._book.settle()
+        self._book.run(self._queue, entry)
         return entry
 
-    def seconds_left(self, since: float) -> float:
-        """Return for how long somebody who waits may go on: the pool's timeout without a return.
-
-        :param since: time.monotonic() when it began to wait
-        """
-        stock = self._stock
-        return max(since, stock.moved) + stock.pool.timeout() - time.monotonic()
+    def _queue(self, entry: Entry) -> None:
+        account = entry.account
+        self._stock.ask_pool(entry.since)
+        if account.claim > account.held:  # by the app's habit: its route's is about to be known
+            self._promises.give_up(account)
+        self._entries.waiting.append(entry)
+        self._turns.serve(entry.since)
 
     def leave(self, entry: Entry) -> bool:
         """Have a request wait no longer; tell whether it was let in."""
-        with self._book.lock:
-            if not entry.is_in:
-                self._entries.waiting.remove(entry)
-                self._promises.give_up(entry.account)
-                self._turns.serve(time.monotonic())
-            seconds = time.monotonic() - entry.since
-            entry.account.waited += seconds
-            entry.account.ledger.seconds_waited += seconds
-        self._book.settle()
+        self._book.run_once_closed(self._leave, entry)
         return entry.is_in
+
+    def _leave(self, entry: Entry) -> None:
+        now = time.monotonic()
+        if not entry.is_in:
+            self._entries.waiting.remove(entry)
+            self._promises.give_up(entry.account)
+            self._turns.serve(now)
+        entry.account.waited += now - entry.since
+        entry.account.ledger.seconds_waited += now - entry.since
 
     def renew(self, account: Account, claim: int) -> bool:
         """Tell whether so many are still set aside; then they are for as long again."""
-        with self._book.lock:
-            if account.claim < claim:
-                return False
+        return self._book.run(self._renew, account, claim)
+
+    def _renew(self, account: Account, claim: int) -> bool:
+        is_there = account.claim >= claim
+        if is_there:
             self._promises.make(account, time.monotonic())
-        self._book.settle()
-        return True
+        return is_there
 
     def release(self, account: Account) -> None:
         """Set nothing aside any longer for an account: its request has ended."""
         if account.claim or account.is_awaited or account.promise is not None:
-            with self._book.lock:
-                self._promises.give_up(account)
-                self._turns.serve(time.monotonic())
-            self._book.settle()
+            self._book.run_once_closed(self._release, account)
+
+    def _release(self, account: Account) -> None:
+        self._promises.give_up(account)
+        self._turns.serve(time.monotonic())
 
     # ---- for event loops
 
@@ -112,12 +109,14 @@ class Door:
 
         Called from an event loop from time to time while something is set aside, or somebody waits.
         """
-        with self._book.lock:
-            self._promises.note_look()
-            now = time.monotonic()
-            self._turns.look(now)
-            oldest = self._entries.waiting[0] if self._entries else None
-        self._book.settle()
+        now = time.monotonic()
+        oldest = self._book.run(self._look, now)
         if oldest is not None and not oldest.is_told and now - oldest.since >= TELL_SECONDS:
             oldest.is_told = True
             self._book.somebody_waited(oldest.account.ledger)
+
+    def _look(self, now: float) -> Entry | None:
+        """Return who waits for longest, afterwards."""
+        self._promises.note_look()
+        self._turns.look(now)
+        return self._entries.waiting[0] if self._entries else None

@@ -78,7 +78,7 @@ class Entries:
             return free - stock.spare + AHEAD > stock.awaited and len(self._queues.first) < AHEAD
         if self._queues:
             return False
-        claim = min(claim, stock.capacity)
+        claim = stock.at_most(claim)
         if free < claim - account.claim:
             return False
         limit = account.limit()
@@ -89,7 +89,7 @@ class Entries:
         account.began = now
         self._stock.leave_out(account)
         if claim:
-            account.claim = max(account.claim, min(claim, self._stock.capacity))
+            account.claim = max(account.claim, self._stock.at_most(claim))
         else:
             account.is_awaited = True
         self._promises.make(account, now)
@@ -103,7 +103,7 @@ class Entries:
         return None
 
     def _is_collected(self, entry: Entry) -> bool:
-        return 0 < min(entry.claim, self._stock.capacity) <= entry.account.claim
+        return 0 < self._stock.at_most(entry.claim) <= entry.account.claim
 
     def collect_for_old(self, now: float) -> None:
         """Set aside what is free, one after the other, for the first that waits to be let in.
@@ -119,9 +119,9 @@ class Entries:
                 self._promises.give_up(account)
             return
         free = stock.free - stock.aside
-        claim = min(entry.claim, stock.capacity)
+        claim = stock.at_most(entry.claim)
         most = max(account.limit(), claim)
-        collected = min(account.claim + free, claim)
+        collected = int(min(account.claim + free, claim))
         if free > 0 and (most <= collected or stock.is_safe(account, collected, most)):
             stock.leave_out(account)
             account.claim = collected

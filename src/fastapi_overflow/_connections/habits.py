@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .visit import Visit
+
 # Weight of the latest request is 1 / MEMORY, and more while there are fewer.
 MEMORY = 16
 
@@ -27,6 +29,10 @@ LITTLE = 0.02
 FIRST_TAKERS = 4
 FIRST_LITTLE = 0.5
 
+# After a hop of its own a little is more: a request that has begun can't be held back any more
+# when it turns out, at its checkout on the loop, that none is left.
+LATE_LITTLE = 0.05
+
 # By how much the least time until a request takes its first one grows with each request.
 FORGETTING = 1.02
 
@@ -34,6 +40,9 @@ FORGETTING = 1.02
 # they could wait in a thread just as well, holding them back must all but never be for nothing.
 OFTEN = 0.5
 NEARLY_ALWAYS = 0.9
+
+# Points late in a request, at which it takes one, that are kept of a route and pool.
+MOST_LATE = 8
 
 # Pools whose habits are kept for a route: some apps make an engine for each request.
 MOST_POOLS = 16
@@ -50,48 +59,21 @@ TICKS_WITHOUT = 5
 PRESSED_SECONDS = 60.0
 
 
-class Visit:
-    """What one request has done with one pool.
+@dataclass(slots=True)
+class LatePoint:
+    """Where requests of one route take one late: see `Visit.late`."""
 
-    :ivar began: time.monotonic() when it reached its route, or was let in
-    :ivar takes: connections that it has taken
-    :ivar most: at once
-    :ivar most_elsewhere: at once when it took one elsewhere than in a hop's thread
-    :ivar idle: seconds until it took the first
-    :ivar again: most seconds without any until it took another
-    :ivar kept: seconds with one at least
-    """
+    hops: int
+    is_within: bool
+    seconds: float
+    share: float = 1.0  # of the requests
 
-    __slots__ = ("again", "began", "idle", "kept", "most", "most_elsewhere", "takes")
-
-    def __init__(self, began: float, held: int = 0) -> None:
-        self.start_over(began, held)
-
-    def start_over(self, began: float, held: int) -> None:
-        self.began = began
-        self.takes = 0
-        self.most = held
-        self.most_elsewhere = 0
-        self.idle = 0.0
-        self.again = 0.0
-        self.kept = 0.0
-
-    def copy(self) -> Visit:
-        visit = Visit(self.began)
-        for name in Visit.__slots__:
-            setattr(visit, name, getattr(self, name))
-        return visit
-
-    def together(self, later: Visit | None) -> Visit:
-        """Return this and what came after as one."""
-        visit = self.copy()
-        if later is not None:
-            visit.takes += later.takes
-            visit.most = max(visit.most, later.most)
-            visit.most_elsewhere = max(visit.most_elsewhere, later.most_elsewhere)
-            visit.again = max(visit.again, later.again)
-            visit.kept += later.kept
-        return visit
+    def learn(self, visits: list[tuple[int, float]]) -> None:
+        """Learn from a request that has ended, and has been here if anything is in `visits`."""
+        self.share += (len(visits) - self.share) / MEMORY
+        for hops, seconds in visits:
+            self.hops = min(self.hops, hops)
+            self.seconds = min(seconds, self.seconds * FORGETTING)  # load only adds to it
 
 
 @dataclass(slots=True)
@@ -108,6 +90,7 @@ class Habit:
     kept: float = 0.0
     pressed_until: float = 0.0
     starved_until: float = 0.0
+    late: dict[int, LatePoint] = field(default_factory=dict)  # by what they had taken by then
     is_simple: bool = False  # whether they take one at a time; looked at by each checkout
     _takers: int = 0
     _window: list[int] = field(default_factory=lambda: [0, 0, 0])
@@ -132,8 +115,14 @@ class Habit:
             self.idle = min(visit.idle, self.idle * FORGETTING) if self._takers > 1 else visit.idle
             self.again += (visit.again - self.again) * weight
             self.kept += (visit.kept - self.kept) * weight
+            for takes, hops, is_within, seconds in visit.late:
+                if takes not in self.late and len(self.late) < MOST_LATE:
+                    self.late[takes] = LatePoint(hops, is_within, seconds)
             latest = (visit.most, visit.most_elsewhere, visit.takes)
             self._window = [max(pair) for pair in zip(self._window, latest, strict=True)]
+        for takes, point in self.late.items():
+            been = () if visit is None else visit.late
+            point.learn([(each[1], each[3]) for each in been if each[0] == takes])
         if not self.requests % WINDOW and any(self._window):
             self.most, self.most_elsewhere, self.takes = self._window
             self._window = [0, 0, 0]
@@ -170,6 +159,23 @@ class Habit:
             return self.most_elsewhere
         return 0
 
+    def late_claim(self, takes: int, hops: int, is_within: bool, now: float) -> int:
+        """Return how many connections to set aside for a request before or after a hop of its own.
+
+        Asked where it holds none and nothing is set aside for it.
+
+        :param takes: that it has taken so far
+        :param hops: that it has made, the one that is about to begin included
+        :param is_within: whether one is
+        """
+        point = self.late.get(takes)
+        if point is None or point.is_within != is_within:
+            return 0
+        if hops < point.hops or point.share < OFTEN:
+            return 0
+        is_soon = point.seconds <= SOON * self.kept + LATE_LITTLE
+        return self.most_elsewhere if is_soon or now < self.pressed_until else 0
+
     def takes_in_threads(self) -> bool:
         """Whether requests nearly always take one soon, where they can wait for it."""
         return self.share >= NEARLY_ALWAYS and not self.most_elsewhere and self.is_early
@@ -183,9 +189,10 @@ class RouteHabits:
     :ivar is_open: whether the others need not wait for the first one
     :ivar ticks: looks at the first one, while the others wait for it
     :ivar waiting: called, once each, when they need not wait any longer
+    :ivar are_late: whether some take a connection late: see `Visit.late`
     """
 
-    __slots__ = ("by_kind", "first", "is_open", "requests", "ticks", "waiting")
+    __slots__ = ("are_late", "by_kind", "first", "is_open", "requests", "ticks", "waiting")
 
     def __init__(self) -> None:
         self.by_kind: dict[object, Habit] = {}
@@ -194,6 +201,7 @@ class RouteHabits:
         self.is_open = False
         self.ticks = 0
         self.waiting: list[Callable[[], None]] = []
+        self.are_late = False
 
     def open(self) -> None:
         """Let the others wait for the first one no longer."""
@@ -232,6 +240,7 @@ class RouteHabits:
         self.requests += 1
         for kind, visit in visits.items():
             self.of(kind).learn(visit)
+            self.are_late = self.are_late or bool(visit.late)
         if len(visits) < len(self.by_kind):
             for kind, habit in list(self.by_kind.items()):
                 if kind not in visits:

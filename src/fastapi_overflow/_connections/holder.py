@@ -9,124 +9,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .habits import MOST_POOLS, Habit, RouteHabits, Visit
+from .account import HOP, LOOP, THREAD, Account
+from .habits import MOST_POOLS, RouteHabits
+from .visit import Visit
 
-# Where a connection is taken: on an event loop, in the thread of a hop, in a thread of the app's.
-LOOP, HOP, THREAD = range(3)
-
-
-class Account(Visit):
-    """What one holder has of one pool, and has done with it since it reached its route.
-
-    :ivar held: connections that it has
-    :ivar claim: connections set aside for it, those that it has included
-    :ivar promise: the entry of what is set aside in the ledger's list; None for nothing
-    :ivar is_awaited: whether it was let in without any being set aside, and has yet to take one
-    :ivar is_simple: whether it has taken one at a time, so that it comes to its end whatever others
-        do if its kind does so too
-    :ivar is_quick: whether nothing is learned at the return of what it takes
-    :ivar waited: seconds for which it has waited for connections, where it waits no longer
-    :ivar unused: seconds with one at least while nothing of the holder was at work
-    :ivar idled: of these, those that the ledger has counted
-    """
-
-    __slots__ = (
-        "claim",
-        "emptied",
-        "filled",
-        "habit",
-        "held",
-        "holder",
-        "idled",
-        "is_awaited",
-        "is_quick",
-        "is_simple",
-        "ledger",
-        "promise",
-        "unused",
-        "waited",
-    )
-
-    def __init__(self, holder: Holder, ledger: Any, habit: Habit | None) -> None:
-        super().__init__(holder.began)
-        self.holder = holder
-        self.ledger = ledger
-        self.habit = habit
-        self.held = 0
-        self.claim = 0
-        self.promise: list[Any] | None = None
-        self.is_awaited = False
-        self.is_simple = True
-        self.is_quick = habit is None or holder.owner is not None
-        self.filled = 0.0  # when it got the first of those that it holds
-        self.emptied = 0.0  # when it gave the last one back
-        self.waited = 0.0
-        self.unused = 0.0
-        self.idled = 0.0
-
-    def limit(self) -> int:
-        """Return the most that it may hold at once, by all that is known."""
-        most = max(self.most, self.held, 1)
-        if self.habit is not None:
-            most = max(most, self.habit.most)
-            if not self.habit.requests:  # never seen to its end
-                most = max(most, 2)
-        capacity: int = self.ledger.stock.capacity
-        return min(most, capacity)
-
-    def outright(self) -> int:
-        """Return how many must be free for it to take its first one, the others set aside.
-
-        It takes them elsewhere than in a hop's thread, where it may not be able to wait.
-        """
-        if self.held or self.habit is None:
-            return 1
-        capacity: int = self.ledger.stock.capacity
-        return max(1, min(self.habit.most_elsewhere, capacity))
-
-    # ---- what is learned while it goes on
-
-    def note_simple(self, where: int, now: float) -> None:
-        """Take note of the only one that it has, when it gets it."""
-        if self.takes:
-            self.again = max(self.again, now - self.emptied)
-        else:
-            self.idle = now - self.began
-            if not self.most:
-                self.most = 1
-        self.takes += 1
-        if where != HOP and not self.most_elsewhere:
-            self.most_elsewhere = 1
-
-    def note(self, where: int, now: float) -> None:
-        """Take note of one that it asks for, whether it gets it or not."""
-        if not self.held:
-            if self.takes:
-                self.again = max(self.again, now - self.emptied)
-            else:
-                self.idle = now - self.began
-        self.takes += 1
-        self.most = max(self.most, self.held + 1)
-        if self.most > 1:
-            self.is_simple = False
-        if where != HOP:
-            self.most_elsewhere = max(self.most_elsewhere, self.held + 1)
-        habit = self.habit
-        habits = self.holder.habits
-        if habits is not None and not habits.requests and self.takes == 1:
-            # The first of its kind. Its loop may be busy beginning the others.
-            self.idle = min(self.idle, habits.seconds_of_looks())
-        if habit is not None and (self.most > 1 or not habit.requests):
-            habit.raise_to(self)
-
-    def goes_on(self, now: float) -> bool:
-        """Tell whether it takes another soon, as far as is known, after one that is back."""
-        habit = self.habit
-        return (
-            habit is not None
-            and not self.holder.has_ended
-            and (not habit.requests or habit.goes_on(self, now))
-        )
+__all__ = ["HOP", "LOOP", "THREAD", "Account", "Holder"]
 
 
 class Holder:
@@ -138,6 +25,10 @@ class Holder:
     :ivar thread: a weak reference to the thread of one that isn't a request
     :ivar waited: seconds that it has waited to be let in while nothing came back
     :ivar waiting: its checkouts that wait
+    :ivar is_late: whether requests of its route take a connection late: see `Visit.late`
+    :ivar hops_ahead: hops that its lease says it has made and it hasn't
+    :ivar hop_began: time.monotonic() at which its last hop has begun, if it is
+    :ivar hop_ended: the same, has ended
     :ivar may_wait: whether it may be held back before it begins
     :ivar endpoint: of the route; None before it is reached
     :ivar app_habits: the habits of the app, once it has reached its route
@@ -159,8 +50,12 @@ class Holder:
         "ended_at",
         "endpoint",
         "habits",
+        "hop_began",
+        "hop_ended",
         "hops",
+        "hops_ahead",
         "idle_since",
+        "is_late",
         "may_wait",
         "owner",
         "place",
@@ -183,6 +78,10 @@ class Holder:
         self.app_habits: RouteHabits | None = None
         self.app_visits: dict[object, Visit] | None = None
         self.hops = 0
+        self.hops_ahead = 0
+        self.hop_began = 0.0
+        self.hop_ended = 0.0
+        self.is_late = False
         self.watched = 0
         self.idle_since = 0.0
         self.place: tuple[str | None, str | None] | None = None
@@ -205,9 +104,25 @@ class Holder:
 
     def has_waited(self) -> None:
         """Begin only now: it was held back until then."""
+        self.is_late = self.habits is not None and self.habits.are_late
         self.began = time.monotonic()
         for account in list(self.accounts.values()):
             account.began = self.began
+
+    def began_at(self) -> tuple[float, dict[Account, float]]:
+        """Return when it began, for `begin_later`."""
+        return self.began, {account: account.began for account in list(self.accounts.values())}
+
+    def begin_later(self, began_at: tuple[float, dict[Account, float]], seconds: float) -> None:
+        """Leave out what it has waited for at a hop: that is none of what its kind takes.
+
+        :param began_at: as returned before the wait
+        """
+        self.began = began_at[0] + seconds
+        self.hop_began = self.hop_ended = time.monotonic()
+        for account, began in began_at[1].items():
+            account.began = began + seconds
+            account.emptied += seconds
 
     def visits(self) -> dict[object, Visit]:
         """Return what it has done with each pool so far, by the kind of pool."""
@@ -223,6 +138,7 @@ class Holder:
     def go_on(self, habits: RouteHabits) -> None:
         """Begin anew, at a route that it has reached."""
         self.habits = habits
+        self.is_late = habits.are_late
         self.began = time.monotonic()
         for account in list(self.accounts.values()):
             account.habit = habits.of(account.ledger.kind)

@@ -45,11 +45,11 @@ class Ledger:
     __slots__ = (
         "__weakref__",
         "_first",
+        "_later",
         "_lock",
         "_on_loop",
         "_others",
         "_promises",
-        "_returned",
         "_waiting",
         "book",
         "checkouts",
@@ -71,7 +71,7 @@ class Ledger:
         self.book = book
         self.pool = pool
         self.kind = kind
-        self.stock = stock = Stock(pool)
+        self.stock = stock = Stock(pool, book.note_fault)
         self.queues = queues = Queues()
         self._promises = promises = Promises(stock)
         self.entries = entries = Entries(stock, promises, queues)
@@ -82,14 +82,15 @@ class Ledger:
         self.seconds_waited = self.seconds_held = self.seconds_idle = 0.0
         # For each checkout, without going the long way.
         self._lock = book.lock
-        self._returned = book.returned
+        self._later = book.later
         self._on_loop = queues.on_loop
         self._others = queues.others
         self._first = queues.first
         self._waiting = entries.waiting
 
     @property
-    def capacity(self) -> int:
+    def capacity(self) -> float:
+        """How many connections may be out; math.inf where the pool is left alone."""
         return self.stock.capacity
 
     def held_back(self) -> list[Holder]:
@@ -112,33 +113,42 @@ class Ledger:
 
         Most checkouts end here: a first one, of a kind that takes one at a time, where one is free.
         """
-        stock = self.stock
+        stock, book = self.stock, self.book
         with self._lock:
-            free = stock.capacity - stock.held - stock.adrift
-            if free <= 0 or account.held or not account.is_simple:
-                return False
-            habit = account.habit
-            if habit is not None and not habit.is_simple:
-                return False
-            if account.claim:
-                stock.aside -= 1
-            elif where == LOOP or not (
-                free <= stock.aside + stock.spare or self._first or self._others
-            ):
-                stock.stakes[account] = None
-            else:
-                return False
-            account.held = 1
-            stock.held += 1
-            self.checkouts += 1
-            account.filled = now = time.monotonic()
-            if habit is not None:
-                if account.is_awaited:
-                    account.is_awaited = False
-                    stock.awaited -= 1
-                account.note_simple(where, now)
-        if self._returned:
-            self.book.settle()
+            if book.is_open:
+                # By this very thread, which a signal or the garbage collector has interrupted: it
+                # can't wait here.
+                book.later.append((self._enter_checkout, account))
+                return True
+            book.is_open = True
+            try:
+                free = stock.capacity - stock.held - stock.adrift
+                if free <= 0 or account.held or not account.is_simple:
+                    return False
+                habit = account.habit
+                if habit is not None and not habit.is_simple:
+                    return False
+                if account.claim:
+                    stock.aside -= 1
+                elif where == LOOP or not (
+                    free <= stock.aside + stock.spare or self._first or self._others
+                ):
+                    stock.stakes[account] = None
+                else:
+                    return False
+                account.held = 1
+                stock.held += 1
+                self.checkouts += 1
+                account.filled = now = time.monotonic()
+                if habit is not None:
+                    if account.is_awaited:
+                        account.is_awaited = False
+                        stock.awaited -= 1
+                    account.note_simple(where, now)
+            finally:
+                book.is_open = False
+        if self._later:
+            book.settle()
         return True
 
     def take(self, account: Account, where: int, timeout: float) -> None:
@@ -151,42 +161,71 @@ class Ledger:
 
     def begin(self, checkout: Checkout) -> None:
         """Grant a checkout, or have it wait."""
+        self.book.run(self._begin, checkout, time.monotonic())
+
+    def _begin(self, checkout: Checkout, now: float) -> None:
         account = checkout.account
-        now = time.monotonic()
-        with self.book.lock:
-            self._promises.give_up_late(now)
-            account.note(checkout.where, now)
-            if self.queues.may_pass(account, checkout.where, self.stock):
-                self.turns.grant(checkout, now)
-            else:
-                self.stock.ask_pool(now)
-                self.book.arrivals += 1
-                checkout.arrival = self.book.arrivals
-                self.queues.add(checkout)
-                account.holder.waiting.append(checkout)
-                self.turns.serve(now)
-        self.book.settle()
+        self._promises.give_up_late(now)
+        account.note(checkout.where, now)
+        if self.queues.may_pass(account, checkout.where, self.stock):
+            self.turns.grant(checkout, now)
+        else:
+            self.stock.ask_pool(now)
+            self.book.arrivals += 1
+            checkout.arrival = self.book.arrivals
+            self.queues.add(checkout)
+            account.holder.waiting.append(checkout)
+            self.turns.serve(now)
 
     def give_up(self, checkout: Checkout, may_keep: bool) -> bool:
         """Have a checkout wait no longer; tell whether it was granted meanwhile and keeps that."""
-        with self.book.lock:
-            self.queues.remove(checkout)
-            keeps = checkout.granted and may_keep
-            if checkout.granted and not keeps:
-                self.enter_return(checkout.account)
-            else:
-                self.turns.serve(time.monotonic())
-        self.book.settle()
+        return self.book.run(self._give_up, checkout, may_keep)
+
+    def _give_up(self, checkout: Checkout, may_keep: bool) -> bool:
+        self.queues.remove(checkout)
+        keeps = checkout.granted and may_keep
+        if checkout.granted and not keeps:
+            self.enter_return(checkout.account)
+        else:
+            self.turns.serve(time.monotonic())
         return keeps
+
+    def _enter_checkout(self, account: Account) -> None:
+        """Enter a connection that has been taken in the middle of the book, unasked."""
+        self.turns.hand_out(account, time.monotonic())
+
+    def timeout(self) -> float:
+        """Return for how many seconds a checkout may wait."""
+        try:
+            return self.pool.timeout()
+        except Exception as exc:
+            self.book.run(self._leave_pool_alone, exc)
+            return 0.0  # nobody has to
+
+    def _leave_pool_alone(self, exc: Exception) -> None:
+        self.stock.leave_pool_alone(exc)
+        self.turns.serve(time.monotonic())
+
+    def seconds_left(self, since: float) -> float:
+        """Return for how long somebody who waits may go on: the pool's timeout without a return.
+
+        :param since: time.monotonic() when it began to wait
+        """
+        return max(since, self.stock.moved) + self.timeout() - time.monotonic()
 
     # ---- a connection comes back
 
     def give_back(self, account: Account) -> None:
         """Enter that a connection of this account is back."""
-        lock = self._lock
+        lock, book = self._lock, self.book
         if not lock.acquire(False):
-            self.book.give_back(account)
+            book.give_back(account)
             return
+        if book.is_open:  # by this very thread
+            book.later.append((self.enter_return, account))
+            lock.release()
+            return
+        book.is_open = True
         try:
             if (
                 account.held == 1
@@ -207,9 +246,10 @@ class Ledger:
             else:
                 self.enter_return(account)
         finally:
+            book.is_open = False
             lock.release()
-        if self._returned:
-            self.book.settle()
+        if self._later:
+            book.settle()
 
     def enter_return(self, account: Account) -> None:
         """Enter that a connection of this account is back; called with the book."""

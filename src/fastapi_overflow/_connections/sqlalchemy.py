@@ -234,7 +234,7 @@ class Governor:
         holder = account.holder
         waited, holder.waited = holder.waited, 0.0  # for this checkout only
         try:
-            ledger.take(account, where, max(ledger.pool.timeout() - waited, 0.0))
+            ledger.take(account, where, max(ledger.timeout() - waited, 0.0))
         except NoConnection as exc:
             timeout = pool.timeout()
             error: Exception = sys.modules["sqlalchemy"].exc.TimeoutError(

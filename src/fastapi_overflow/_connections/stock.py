@@ -6,7 +6,9 @@ anything out by itself, and never wait.
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .habits import PRESSED_SECONDS
@@ -37,7 +39,8 @@ ASK_SECONDS = 0.05  # between two questions to the pool
 class Stock:
     """What one pool has: how many connections may be out, how many are, and for whom.
 
-    :ivar capacity: connections that may be out
+    :param note_fault: told what the pool raises; with the book
+    :ivar capacity: connections that may be out; math.inf where the pool is left alone
     :ivar held: that accounts have
     :ivar adrift: that are out and that nobody here knows of; below 0, that are said to be out and
         aren't. Asked for when somebody has to wait: in doubt the pool is right.
@@ -60,6 +63,7 @@ class Stock:
     __slots__ = (
         "_adrift_before",
         "_asked",
+        "_note_fault",
         "_pressed_until",
         "adrift",
         "aside",
@@ -73,9 +77,10 @@ class Stock:
         "stakes",
     )
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, note_fault: Callable[[Exception], None]) -> None:
         self.pool = pool
-        self.capacity = pool.capacity()
+        self._note_fault = note_fault
+        self.capacity: float = pool.capacity()
         self.adrift = pool.out()
         self._adrift_before = self.adrift  # by the last answer
         self.held = 0
@@ -105,9 +110,13 @@ class Stock:
             self.stakes.pop(account, None)
 
     @property
-    def free(self) -> int:
+    def free(self) -> float:
         """How many may be handed out, set aside or not."""
         return self.capacity - self.held - self.adrift
+
+    def at_most(self, number: int) -> int:
+        """Return this number, or how many there are, if they are fewer."""
+        return int(min(number, self.capacity))
 
     # ---- who may take one
 
@@ -160,9 +169,13 @@ class Stock:
         self._asked = now
         if self.spare and now >= self._pressed_until:
             self.spare = 0
-        self.capacity = self.pool.capacity()
+        try:
+            self.capacity, out = self.pool.capacity(), self.pool.out()
+        except Exception as exc:
+            self.leave_pool_alone(exc)
+            return
         # What is granted may be out already, or not yet.
-        least = self.pool.out() - self.held
+        least = out - self.held
         adrift = min(max(self.adrift, least), least + max(self.held - len(self.out), 0))
         if adrift == self._adrift_before:
             self.adrift = adrift
@@ -171,8 +184,21 @@ class Stock:
     def believe_pool(self) -> bool:
         """Take the pool's word for what is out, if some are free by that; tell whether they are."""
         missing = self.held - len(self.out)  # about to be handed out
-        out = self.pool.out() + missing
-        if out >= self.pool.capacity():
+        try:
+            capacity, out = self.pool.capacity(), self.pool.out() + missing
+        except Exception as exc:
+            self.leave_pool_alone(exc)
+            return True
+        if out >= capacity:
             return False
         self.adrift = self._adrift_before = out - self.held
         return True
+
+    def leave_pool_alone(self, exc: Exception) -> None:
+        """Have enough for everybody from now on: it is for the pool to say who waits.
+
+        It has raised something, of a class of the app's, so nothing is known of it any longer.
+        """
+        self._note_fault(exc)
+        self.capacity = self._asked = math.inf
+        self.adrift = self.spare = 0

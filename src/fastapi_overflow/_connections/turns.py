@@ -9,7 +9,7 @@ import time
 
 from .checkout import Checkout
 from .entries import Entries
-from .holder import Holder
+from .holder import Account, Holder
 from .promises import Promises
 from .queues import Queues
 from .stock import Stock
@@ -77,17 +77,23 @@ class Turns:
         """Enter that a checkout has its connection."""
         checkout.granted = True
         stock, account = self._stock, checkout.account
-        stock.leave_out(account)
-        if not account.held:
-            account.filled = now
-            outright = account.outright()
-            if (
-                account.claim < outright <= stock.free - stock.aside
-                and outright > 1
-                and stock.is_safe(account, outright, account.limit())
+        outright = account.outright()
+        if outright > max(account.claim, 1):
+            stock.leave_out(account)
+            if outright <= stock.free - stock.aside and stock.is_safe(
+                account, outright, account.limit()
             ):
                 account.claim = outright
                 self._promises.make(account, now)
+            stock.count(account)
+        self.hand_out(account, now)
+
+    def hand_out(self, account: Account, now: float) -> None:
+        """Enter that an account has one more, whether anybody was asked or not."""
+        stock = self._stock
+        stock.leave_out(account)
+        if not account.held:
+            account.filled = now
             self._queues.move_up(account)
         account.held += 1
         stock.held += 1

@@ -21,7 +21,7 @@ from .._connections.ledger import Ledger
 from .._threads.lease import BUSY, Lease
 from . import checkouts, route_times
 from .faults import never_raises
-from .held_back import Claims, Wait, be_let_in
+from .held_back import Claims, Wait, be_let_in, be_let_in_late
 from .holder_here import current_outside, governor, habits_outside
 from .origin import note_endpoint
 from .signal_of_loop import Signal
@@ -73,6 +73,7 @@ def at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     except TypeError:  # an app that can't be hashed or referred to weakly
         habits = RouteHabits()
     lease.holder = holder = Holder(lease, habits)
+    holder.hops_ahead = lease.hops
     holder.may_wait = not around and lease.pool.clock.loop() is not None
     return _before(lease, holder, habits)
 
@@ -94,6 +95,44 @@ def at_route(lease: Lease) -> Wait | None:
     habits = _habits_of(endpoint)
     holder.go_on(habits)
     return None if holder.holds_something else _before(lease, holder, habits)
+
+
+@never_raises
+def before_hop(holder: Holder) -> Wait | None:
+    """Return what to await before a hop of a request whose kind takes a connection late.
+
+    None for nothing. It may wait where it holds nothing, and is about to take one where it can't.
+    """
+    holder.hop_began = time.monotonic()
+    claims = _late_claims(holder, is_within=True)
+    return be_let_in_late(holder.owner, holder, claims) if claims else None
+
+
+@never_raises
+def after_hop(holder: Holder) -> Wait | None:
+    """Return the same after a hop; its wait raises nothing."""
+    holder.hop_ended = time.monotonic()
+    claims = _late_claims(holder, is_within=False)
+    return be_let_in_late(holder.owner, holder, claims, has_result=True) if claims else None
+
+
+def _late_claims(holder: Holder, is_within: bool) -> Claims:
+    lease, habits = holder.owner, holder.habits
+    if lease is None or lease.closed or lease.token == BUSY or habits is None:
+        return []
+    if not holder.may_wait or holder.hops or holder.waiting or holder.holds_something:
+        return []
+    now = time.monotonic()
+    claims = []
+    for kind, habit in list(habits.by_kind.items()):
+        ledger = governor.ledger_of(kind) if habit.late else None
+        if ledger is not None:
+            account = holder.account(ledger)
+            hops = lease.hops - holder.hops_ahead + is_within
+            claim = 0 if account.claim else habit.late_claim(account.takes, hops, is_within, now)
+            if claim:
+                claims.append((ledger, claim))
+    return sorted(claims, key=_id_of_ledger)
 
 
 @never_raises

@@ -20,16 +20,21 @@ def never_raises(function: Callable[P, T]) -> Callable[P, T | None]:
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T | None:
-        global _has_failed
         try:
             return function(*args, **kwargs)
         except Exception as exc:
-            if not _has_failed:
-                _has_failed = True
-                warn("A fault of fastapi-overflow's own; the request goes on without: %r", exc)
+            tell(exc)
             return None
 
     return guarded
+
+
+def tell(exc: Exception) -> None:
+    """Tell of a fault of ours, if it is the first one."""
+    global _has_failed
+    if not _has_failed:
+        _has_failed = True
+        warn("A fault of fastapi-overflow's own; the request goes on without: %r", exc)
 
 
 _has_failed = False

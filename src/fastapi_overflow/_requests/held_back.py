@@ -7,6 +7,7 @@ must never wait longer than the pools move, and leave nothing set aside for one 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Coroutine
@@ -15,9 +16,10 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from .._connections.habits import LOOK_SECONDS
-from .._connections.holder import Holder
+from .._connections.holder import Account, Holder
 from .._connections.ledger import Ledger
 from .._threads.lease import Lease
+from .faults import never_raises, tell
 from .signal_of_loop import Signal
 
 Wait: TypeAlias = Coroutine[Any, Any, None]
@@ -31,26 +33,29 @@ def be_let_in(
     holder: Holder,
     claims: Claims,
     seconds: float | None = None,
+    may_refuse: bool = True,
 ) -> Wait | None:
     """Let a request go on as soon as it is let in by one ledger after the other.
 
     :param seconds: to wait at most, for what may turn out to be needless; None: for what requests
         of its kind need, as long as the pools move
+    :param may_refuse: whether it may be turned away, where an operator says so
     """
     for n, (ledger, claim) in enumerate(claims):
         if not ledger.door.lets_in(holder.account(ledger), claim):
-            return _wait_to_be_let_in(lease, holder, claims[n:], seconds)
+            return _wait_to_be_let_in(lease, holder, claims[n:], seconds, may_refuse)
         if claim and seconds is None:
-            _hold(lease)
+            _hold(lease, holder)
         _look_at(ledger)
     return None
 
 
 async def _wait_to_be_let_in(
-    lease: Lease, holder: Holder, claims: Claims, seconds: float | None
+    lease: Lease, holder: Holder, claims: Claims, seconds: float | None, may_refuse: bool
 ) -> None:
     patience = lease.pool.patience
-    refusal = lease.refusal if holder.endpoint is not None and patience is not None else None
+    may_refuse = may_refuse and holder.endpoint is not None and patience is not None
+    refusal = lease.refusal if may_refuse else None
     waits_for = deque(claims)
     rounds = 3
     while waits_for:
@@ -58,9 +63,9 @@ async def _wait_to_be_let_in(
         since = time.monotonic()
         let_in = Signal()
         entry = ledger.door.queue(holder.account(ledger), claim, let_in.set)
-        _look_at(ledger)
         lease.pool.held_back += 1
         try:
+            _look_at(ledger)
             if seconds is not None:
                 await let_in.wait(seconds)
             elif refusal is not None:
@@ -68,16 +73,16 @@ async def _wait_to_be_let_in(
             else:
                 # As long as the pool moves. Where nothing comes back for the pool's timeout, it
                 # gets the pool's error at its checkout, at once.
-                while not entry.is_in and (left := ledger.door.seconds_left(since)) > 0:
+                while not entry.is_in and (left := ledger.seconds_left(since)) > 0:
                     await let_in.wait(left)
                 if not entry.is_in:
-                    holder.waited = ledger.pool.timeout()
+                    holder.waited = ledger.timeout()
         finally:
             # Its time is up, or it is cancelled: then what was set aside goes with the request.
             lease.pool.held_back -= 1
             is_in = ledger.door.leave(entry)
         if is_in and claim and seconds is None:
-            _hold(lease)
+            _hold(lease, holder)
         elif seconds is not None and not is_in:
             break  # it goes on without
         elif refusal is not None and not is_in and refusal.holds_nothing():
@@ -92,14 +97,56 @@ async def _wait_to_be_let_in(
     holder.has_waited()
 
 
-def _hold(lease: Lease) -> None:
+def be_let_in_late(
+    lease: Lease, holder: Holder, claims: Claims, has_result: bool = False
+) -> Wait | None:
+    """Let a request go on before or after a hop, as `be_let_in` does before it begins.
+
+    :param has_result: whether the hop has returned something that may have to be closed: then the
+        wait raises nothing
+    """
+    began_at = holder.began_at()
+    wait = be_let_in(lease, holder, claims, may_refuse=False)
+    if wait is None:
+        holder.begin_later(began_at, 0.0)
+        return None
+    return _wait_late(holder, wait, began_at, has_result)
+
+
+async def _wait_late(
+    holder: Holder, wait: Wait, began_at: tuple[float, dict[Account, float]], has_result: bool
+) -> None:
+    """Wait before or after a hop.
+
+    Where there is a result a cancellation ends the wait, and the task is cancelled again at once:
+    so that it is raised where the app waits for something next.
+    """
+    since = time.monotonic()
+    try:
+        await wait
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if not has_result or task is None:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()  # who counts them counts this one once
+        task.cancel(*exc.args)
+    except Exception as exc:
+        tell(exc)
+    finally:
+        holder.begin_later(began_at, time.monotonic() - since)
+
+
+def _hold(lease: Lease, holder: Holder) -> None:
     """Take note that others wait for what a request has: its hops aren't first ones."""
-    lease.hops = max(lease.hops, 1)
+    if not lease.hops:
+        lease.hops = holder.hops_ahead = 1
 
 
 _looked_at: WeakKeyDictionary[Any, set[Ledger]] = WeakKeyDictionary()
 
 
+@never_raises
 def _look_at(ledger: Ledger) -> None:
     """Look at a ledger from time to time while it has something set aside or somebody waits."""
     loop = asyncio.get_running_loop()
@@ -110,8 +157,13 @@ def _look_at(ledger: Ledger) -> None:
 
 
 def _look(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
-    ledger.door.look()
+    _look_once(ledger)
     if ledger.door.is_watched:
         loop.call_later(LOOK_SECONDS, _look, loop, ledger, context=Context())
     else:
         _looked_at[loop].discard(ledger)
+
+
+@never_raises
+def _look_once(ledger: Ledger) -> None:
+    ledger.door.look()

@@ -96,7 +96,8 @@ habits_outside = RouteHabits()
 
 
 # Asked by each checkout of a QueuePool.
-governor = Governor(Book(some_at_work, checkouts.somebody_waited), Checkouts(find_holder))
+_checkouts = Checkouts(find_holder)
+governor = Governor(Book(some_at_work, checkouts.somebody_waited, _checkouts.failed), _checkouts)
 
 
 def _start_over() -> None:

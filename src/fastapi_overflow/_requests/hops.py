@@ -16,6 +16,7 @@ from anyio import to_thread
 from .. import _settings
 from .._threads.lease import LINGERING, Lease
 from .._threads.pool import TokenPool
+from . import lease_of_request
 from .lease_of_request import current_lease
 from .limiter import CONTRACT
 from .limiters import current_limiter, current_pool
@@ -56,6 +57,10 @@ class Hop(partial[Any]):
         task = pool.current_task()
         self._holder = holder = None if lease is None else lease.holder
         if holder is not None:
+            if holder.is_late:
+                wait = lease_of_request.connections.before_hop(holder)
+                if wait is not None:
+                    await wait
             holder.begin_hop()
         elif lease is None and note_hop_outside is not None:
             note_hop_outside(task)
@@ -77,8 +82,13 @@ class Hop(partial[Any]):
     async def __aexit__(self, *exc_info: object) -> None:
         pool = self._pool
         pool.finish(pool.current_task())
-        if self._holder is not None:
-            self._holder.end_hop()
+        holder = self._holder
+        if holder is not None:
+            holder.end_hop()
+            if holder.is_late and exc_info[0] is None:
+                wait = lease_of_request.connections.after_hop(holder)
+                if wait is not None:
+                    await wait  # it never raises, so what the hop has returned isn't lost
 
     def __getattr__(self, name: str) -> Any:
         # trio asks for acquire_on_behalf_of and release_on_behalf_of, who wraps anyio's backend for

@@ -76,6 +76,7 @@ async def call_with_lease(
     except TypeError:
         pass  # a mapping of somebody's that can't be changed; an app inside is another request then
     current_lease.set(lease)
+    entered = app  # what is known of it goes by this
     if pool.patience is not None:
         from .overloaded import turning_away  # late: most operators don't ask for it
 
@@ -83,7 +84,7 @@ async def call_with_lease(
 
     try:
         if connections is not None:
-            wait = connections.at_app(lease, app, around is not None or lease.hops > 0)
+            wait = connections.at_app(lease, entered, around is not None or lease.hops > 0)
             if wait is not None:
                 await wait
         await app(scope, receive, _Send(lease, send))
