@@ -92,6 +92,10 @@ class Ledger:
     def capacity(self) -> int:
         return self.stock.capacity
 
+    @property
+    def adrift(self) -> int:
+        return self.stock.adrift
+
     def held_back(self) -> list[Holder]:
         """Return the requests that wait to be let in; from any thread."""
         return [entry.account.holder for entry in list(self._waiting)]
