@@ -116,7 +116,7 @@ class TestStacks:
         ("asks", "where"),
         [
             pytest.param(False, "sqlalchemy/pool/impl.py _do_get", id="pool"),
-            pytest.param(True, "fastapi_overflow/_connections/ledger.py take", id="ours"),
+            pytest.param(True, "fastapi_overflow/_connections/checkout.py wait", id="ours"),
         ],
     )
     async def test_connection_pool(self, asks, where):

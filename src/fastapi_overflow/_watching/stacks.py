@@ -37,7 +37,7 @@ CHECKOUT = ("sqlalchemy/pool/", "psycopg_pool/", "fastapi_overflow/_connections/
 # The module and the function in which a thread waits where SQLAlchemy's pools ask us. It is a bare
 # lock that it waits at, so it would look like work.
 _OURS = "fastapi_overflow."
-_QUEUE = "fastapi_overflow._connections.ledger", "take"
+_QUEUE = "fastapi_overflow._connections.checkout", "wait"
 
 
 @dataclass(frozen=True)
