@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack
 from typing import Annotated
 
+import anyio
 import httpx
 import pytest
 import starlette.applications  # noqa: F401 - arms the patch, before SQLAlchemy is imported
@@ -21,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from child_tools import run_child
+from child_tools import call, run_child
 from fastapi_overflow._requests import checkouts
 from fastapi_overflow._watching import how_often
 from fastapi_overflow._watching.connection_log import ConnectionLog
@@ -194,6 +195,22 @@ class TestLeak:
         assert record.route == "GET /leak"
         assert record.line.startswith(f"{FILE}:")
         assert told.of("connection_back")
+
+    def test_on_trio(self, made, told):
+        """So it is on trio."""
+        app, kept = FastAPI(), []
+
+        @app.get("/leak")
+        def leak():
+            kept.append(made.connect())
+
+        async def main():
+            assert await call(app, "/leak") == [200]
+
+        anyio.run(main, backend="trio")
+        (record,) = told.wait_for("connection_leaked")
+        assert record.route == "GET /leak"
+        kept.pop().close()
 
     def test_one_a_minute(self, told, monkeypatch):
         """Of many leaks one is told in a minute; the next says how many were not."""

@@ -15,12 +15,12 @@ from typing import Annotated
 import anyio
 import httpx
 import pytest
-import sqlalchemy
 import starlette.applications  # noqa: F401 - arms the patch, before SQLAlchemy is imported
 from anyio import from_thread, to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -126,7 +126,7 @@ class TestFields:
     def test_no_secrets(self, made):
         """Neither password nor query of the URL is shown."""
         made.dispose()
-        made.pool.__dict__["_fastapi_overflow_url"] = sqlalchemy.URL.create(
+        made.pool.__dict__["_fastapi_overflow_url"] = URL.create(
             "postgresql", "user", "secret", "host", 5432, "shop", {"password": "secret"}
         )
         with made.connect():

@@ -11,6 +11,7 @@ import time
 from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
 from contextvars import Context
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -142,6 +143,7 @@ def somebody_waited(pool: Ledger | WatchedPool) -> None:
     _tell("waited", pool)
 
 
+@never_raises
 def ended_with(holder: Holder, reached: Any, pools: Callable[[], list[Any]]) -> None:
     """Take note of a request that has ended and has connections still.
 
@@ -157,6 +159,10 @@ def ended_with(holder: Holder, reached: Any, pools: Callable[[], list[Any]]) -> 
     loop = get_running_loop()
     if loop is not None:
         loop.call_later(TELL_SECONDS, _still_out, holder, pools, context=Context())
+        return
+    later = Timer(TELL_SECONDS, _still_out, (holder, pools))  # trio
+    later.daemon = True
+    later.start()
 
 
 @never_raises
