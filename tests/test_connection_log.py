@@ -19,6 +19,7 @@ from anyio import to_thread
 from fastapi import Depends, FastAPI, WebSocket
 from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import BaseHTTPMiddleware
 
@@ -93,6 +94,12 @@ def made():
     made = engine(1, 1)
     yield made
     made.dispose()
+
+
+def async_engine(folder, **options):
+    """Return an async engine with one connection; before SQLAlchemy 2 it would have no pool."""
+    options = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0, **options}
+    return create_async_engine(f"sqlite+aiosqlite:///{folder}/db", **options)
 
 
 def serve(app, *requests, after=0.0):
@@ -171,7 +178,7 @@ class TestLeak:
 
     def test_of_an_async_engine(self, tmp_path, told):
         """So is one of an async engine."""
-        made = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/db")
+        made = async_engine(tmp_path)
         app, kept = FastAPI(), []
 
         @app.get("/leak")
@@ -428,6 +435,10 @@ def short(monkeypatch):
     monkeypatch.setattr(door, "TELL_SECONDS", 0.05)
 
 
+async def _connect(made):
+    return await made.connect()
+
+
 def exhausted(app, path, made, told):
     """Have a request of that route keep all connections, and a thread wait for one more."""
 
@@ -505,13 +516,11 @@ class TestExhausted:
 
     def test_async_engine(self, tmp_path, told):
         """So it is for async engines."""
-        made = create_async_engine(
-            f"sqlite+aiosqlite:///{tmp_path}/db", pool_size=1, max_overflow=0
-        )
+        made = async_engine(tmp_path)
 
         async def main():
             async with made.connect():
-                waiting = asyncio.create_task(made.connect().start())
+                waiting = asyncio.create_task(_connect(made))
                 await asyncio.to_thread(told.wait_for, "connections_exhausted")
             await (await waiting).close()
             await made.dispose()
@@ -571,9 +580,7 @@ class TestExhausted:
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes since then")
     def test_note_of_an_async_engine(self, tmp_path):
         """The TimeoutError of an async engine has a note too that says who has them."""
-        made = create_async_engine(
-            f"sqlite+aiosqlite:///{tmp_path}/db", pool_size=1, max_overflow=0, pool_timeout=0.1
-        )
+        made = async_engine(tmp_path, pool_timeout=0.1)
 
         async def main():
             async with made.connect():

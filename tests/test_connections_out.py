@@ -22,6 +22,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -433,7 +434,11 @@ class TestOfAsyncio:
 @pytest.fixture
 def made_async(tmp_path):
     return create_async_engine(
-        f"sqlite+aiosqlite:///{tmp_path}/db", pool_size=1, max_overflow=0, pool_timeout=PATIENCE
+        f"sqlite+aiosqlite:///{tmp_path}/db",
+        poolclass=AsyncAdaptedQueuePool,  # before SQLAlchemy 2 it wasn't the default
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=PATIENCE,
     )
 
 
