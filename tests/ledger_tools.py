@@ -365,7 +365,7 @@ class Party:
         """Take from the pool what has been granted."""
         account.ledger.pool.taken += 1
         record = object()
-        account.ledger.out[record] = account, 0.0, None, 0, None
+        account.ledger.out[record] = account, 0.0, None, 0
         self.out.append((account, record))
 
     def update_owner(self, where=None):

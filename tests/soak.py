@@ -2,8 +2,10 @@
 
 `python tests/soak.py --minutes 10` by hand, a short run from test_soak.py. The Python that runs it
 must have the package installed with its hook, FastAPI, SQLAlchemy, psycopg, uvicorn, httpx,
-websockets and python-multipart. It ends with 0 where no request was stuck, none failed while the
-database was up, and the server is back to what it was: threads, tokens, connections, memory.
+websockets and python-multipart. With `--behaved` it is the forty routes of served/forty.py, which
+all behave: there the package must log nothing. It ends with 0 where no request was stuck, none
+failed while the database was up, and the server is back to what it was: threads, tokens,
+connections, memory.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +29,7 @@ import httpx
 import websockets
 
 import postgres
+from forty_tools import client_of, load, served, told
 from support import PATIENCE, answers, free_port, started, tail, wait_until
 
 CLIENTS = 80  # at once; the server has 15 connections to the database
@@ -199,14 +203,32 @@ def uvicorn(**environ: str) -> Iterator[str]:
             sys.exit(f"uvicorn did not stop within {PATIENCE} s:\n{tail(server.output)}")
 
 
+def behaved(seconds: float) -> int:
+    """Load an app that behaves; return 1 if a request failed or anything was logged."""
+
+    async def run(url: str) -> list[int]:
+        async with client_of(url) as client:
+            return await load(client, seconds)
+
+    with tempfile.TemporaryDirectory() as name, postgres.postgres() as database:
+        with served(sys.executable, database.url, Path(name)) as url:
+            answered = Counter(anyio.run(run, url))
+        said = [record["message"] for record in told(Path(name))]
+    print(json.dumps({"answered": answered, "logged": said}, indent=1))
+    return int(bool(said) or set(answered) != {200})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="under load, rests not counted")
     parser.add_argument("--rounds", type=int, default=5, help="of load, with a rest after each")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--behaved", action="store_true", help="forty routes that behave, instead")
     parser.add_argument("--without", action="store_true", help="with the package switched off")
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
+    if args.behaved:
+        return behaved(args.minutes * 60)
     environ = {"FASTAPI_OVERFLOW_DISABLE": "1", "POOL_TIMEOUT": "5"} if args.without else {}
     with postgres.postgres() as database, uvicorn(DATABASE_URL=database.url, **environ) as url:
         soak = Soak(url, database, args.seed)

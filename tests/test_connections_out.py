@@ -15,13 +15,14 @@ from typing import Annotated
 import anyio
 import httpx
 import pytest
-import sqlalchemy
 import starlette.applications  # noqa: F401 - arms the patch, before SQLAlchemy is imported
 from anyio import from_thread, to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -126,7 +127,7 @@ class TestFields:
     def test_no_secrets(self, made):
         """Neither password nor query of the URL is shown."""
         made.dispose()
-        made.pool.__dict__["_fastapi_overflow_url"] = sqlalchemy.URL.create(
+        made.pool.__dict__["_fastapi_overflow_url"] = URL.create(
             "postgresql", "user", "secret", "host", 5432, "shop", {"password": "secret"}
         )
         with made.connect():
@@ -433,7 +434,11 @@ class TestOfAsyncio:
 @pytest.fixture
 def made_async(tmp_path):
     return create_async_engine(
-        f"sqlite+aiosqlite:///{tmp_path}/db", pool_size=1, max_overflow=0, pool_timeout=PATIENCE
+        f"sqlite+aiosqlite:///{tmp_path}/db",
+        poolclass=AsyncAdaptedQueuePool,  # before SQLAlchemy 2 it wasn't the default
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=PATIENCE,
     )
 
 

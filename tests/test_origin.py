@@ -4,8 +4,6 @@ Run by pytest. Every case takes one on the line with "here" in it; libraries and
 installed are made in a folder of each test's own.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -17,9 +15,13 @@ import sys
 import threading
 import weakref
 from types import FunctionType, ModuleType
+from typing import Annotated
 
+import httpx
 import pytest
+import sqlalchemy
 import starlette.applications  # noqa: F401 - arms the patch, before SQLAlchemy is imported
+from fastapi import Depends, FastAPI
 from sqlalchemy import Column, ForeignKey, Integer, event, select, text
 from sqlalchemy.orm import Session, declarative_base, relationship, scoped_session, sessionmaker
 from starlette.concurrency import run_in_threadpool
@@ -45,7 +47,7 @@ class Child(Base):  # type: ignore[misc,valid-type]
 
 @pytest.fixture(autouse=True)
 def nobody_held_back():
-    """No requests are made here: unlike elsewhere, the pools may know of them."""
+    """Unlike elsewhere requests may know of the pools."""
 
 
 @pytest.fixture
@@ -316,6 +318,7 @@ class TestLine:
         assert lines(made) == [here(_put_result)]
         taken.get().close()
 
+    @pytest.mark.skipif(sqlalchemy.__version__ < "2", reason="begin() takes it at once there")
     def test_callback_of_the_loop(self, made):
         """A callback that is SQLAlchemy's own isn't taken for the app's that runs the loop."""
 
@@ -329,6 +332,50 @@ class TestLine:
         with contextlib.ExitStack() as stack:
             asyncio.run(main())
             assert lines(made) == [None]
+
+    def test_hop(self, made):
+        """Of a hop that is SQLAlchemy's alone it is the line that awaits it, whoever else does."""
+
+        async def other():
+            await run_in_threadpool(made.connect)
+
+        async def passes_on(function):
+            return await function()
+
+        async def take():
+            return await run_in_threadpool(made.connect)  # here
+
+        async def generator():
+            yield await take()
+
+        async def main():
+            for _ in range(3):
+                (connection,) = [each async for each in generator()]
+                assert lines(made) == [here(take)]
+                await run_in_threadpool(connection.close)
+            connection, *_ = await asyncio.gather(passes_on(take), asyncio.sleep(0))
+            assert lines(made) == [here(take)]
+            connection.close()
+
+        asyncio.run(main())
+
+    def test_hop_of_a_library(self, made):
+        """A library's own hop isn't taken for a line of the app's around it."""
+        app = FastAPI()
+
+        @app.get("/")
+        def look(connection: Annotated[object, Depends(made.connect)]) -> list:
+            return lines(made)
+
+        async def middleware(scope, receive, send):
+            await app(scope, receive, send)
+
+        async def main():
+            transport = httpx.ASGITransport(middleware)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return (await client.get("/")).json()
+
+        assert asyncio.run(main()) == [None]
 
     def test_main_module(self):
         """`python -c` and scripts have their lines too."""
@@ -377,7 +424,11 @@ def installed(tmp_path, monkeypatch):
         del origin.is_library[file]
 
 
-TAKE = "def take(made):\n    return made.connect()\n"
+TAKE = """def take(made):
+    return made.connect()
+def take_for(made, taken):
+    taken.append(made.connect())
+"""
 
 
 class TestLibraries:
@@ -405,12 +456,12 @@ class TestLibraries:
         """Where a library alone takes one, it is the library's nearest line."""
         library = installed("another_library", TAKE)
 
-        async def main():
-            connection = await run_in_threadpool(library.take, made)
-            assert lines(made) == ["another_library.py:2"]
-            connection.close()
-
-        asyncio.run(main())
+        taken = []
+        thread = threading.Thread(target=library.take_for, args=[made, taken])
+        thread.start()
+        thread.join(PATIENCE)
+        assert lines(made) == ["another_library.py:4"]
+        taken.pop().close()
 
     def test_installed_app(self, made, installed):
         """An app that is installed like a library has its own lines, not those of its libraries."""

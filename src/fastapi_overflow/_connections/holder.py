@@ -38,7 +38,7 @@ class Holder:
     :ivar idle_since: time.monotonic() since which nothing of it is at work, as far as is known; 0
         for not now, and for one that has taken nothing yet
     :ivar place: method and path of the route, once it has ended and has some still
-    :ivar ended_at: time.monotonic() at which it has, then
+    :ivar has_leaked: whether it had some still a second after that
     """
 
     __slots__ = (
@@ -47,9 +47,9 @@ class Holder:
         "app_habits",
         "app_visits",
         "began",
-        "ended_at",
         "endpoint",
         "habits",
+        "has_leaked",
         "hop_began",
         "hop_ended",
         "hops",
@@ -85,7 +85,7 @@ class Holder:
         self.watched = 0
         self.idle_since = 0.0
         self.place: tuple[str | None, str | None] | None = None
-        self.ended_at = 0.0
+        self.has_leaked = False
 
     def account(self, ledger: Any) -> Account:
         account = self.accounts.get(ledger)

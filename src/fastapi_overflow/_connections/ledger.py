@@ -93,6 +93,10 @@ class Ledger:
         """How many connections may be out; math.inf where the pool is left alone."""
         return self.stock.capacity
 
+    @property
+    def adrift(self) -> int:
+        return self.stock.adrift
+
     def held_back(self) -> list[Holder]:
         """Return the requests that wait to be let in; from any thread."""
         return [entry.account.holder for entry in list(self._waiting)]

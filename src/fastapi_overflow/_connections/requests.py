@@ -5,7 +5,6 @@ Asked and told at each checkout. Whoever stands for it must never raise, nor mak
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,13 +34,10 @@ class Requests(Protocol):
     def waits(self, account: WatchedAccount) -> None:
         """Be told that a task begins to wait for one of an async engine."""
 
-    def current_task(self) -> Callable[[], Any] | None:
-        """Return a weak reference to the task that runs here."""
-
     def came_back(self, taken: Any) -> None:
         """Be told of one that is back of whom nothing was at work."""
 
-    def timed_out(self, error: Exception, account: Account, reason: str) -> None:
+    def timed_out(self, error: Exception, account: Account | WatchedAccount, reason: str) -> None:
         """Be told of an error before it is raised."""
 
     def failed(self, exc: Exception) -> None:

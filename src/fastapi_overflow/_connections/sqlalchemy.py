@@ -99,7 +99,7 @@ class Governor:
                     except Exception:  # in a file never seen, or in none of the app's
                         code, instruction = search(find_frame(1))
                     since = account.filled if account.held == 1 else monotonic()
-                    taken = ledger.out[record] = account, since, code, instruction, None
+                    taken = ledger.out[record] = account, since, code, instruction
                 else:  # a listener of the app's has detached or closed it
                     ledger.give_back(account)
             except BaseException:
@@ -145,6 +145,10 @@ class Governor:
             requests.waits(account)
         try:
             connection = original(pool)
+        except sys.modules["sqlalchemy"].exc.TimeoutError as exc:
+            watched.timeouts += 1
+            requests.timed_out(exc, account, "the pool's timeout is over")
+            raise
         finally:
             if waits:
                 watched.end_wait(account)
@@ -154,8 +158,7 @@ class Governor:
             account.filled = monotonic()
             holder.watched += 1
             watched.checkouts += 1
-            task = requests.current_task()
-            watched.out[record] = account, account.filled, code, instruction, task
+            watched.out[record] = account, account.filled, code, instruction
         return connection
 
     def make(self, wrapped: Callable[..., None], pool: Any, args: Any, kwargs: Any) -> None:

@@ -6,7 +6,6 @@ times as long. Read by those who look.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -18,11 +17,9 @@ class Taken(NamedTuple):
     :ivar since: time.monotonic() at which it was taken
     :ivar code: of the app, that has taken it; None if unknown
     :ivar instruction: of the code
-    :ivar task: a weak reference to the task that has taken it, of an async engine; else None
     """
 
     account: Any
     since: float
     code: CodeType | None
     instruction: int
-    task: Callable[[], Any] | None

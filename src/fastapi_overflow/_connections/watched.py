@@ -19,12 +19,13 @@ class WatchedPool:
     :ivar out: what is out for whom, by the pool's own record of it
     :ivar waiting: who waits for one, and since when
     :ivar checkouts: connections handed out
+    :ivar timeouts: waits that have failed
     :ivar seconds_waited: by those who wait no longer
     :ivar seconds_held: by those who have given theirs back
     """
 
-    timeouts = 0  # not known
-    seconds_idle = 0.0  # nor this
+    seconds_idle = 0.0  # not known
+    adrift = 0  # nor this
 
     __slots__ = (
         "__weakref__",
@@ -33,6 +34,7 @@ class WatchedPool:
         "pool",
         "seconds_held",
         "seconds_waited",
+        "timeouts",
         "waiting",
     )
 
@@ -41,6 +43,7 @@ class WatchedPool:
         self.out: dict[object, Any] = {}
         self.waiting: dict[WatchedAccount, float] = {}
         self.checkouts = 0
+        self.timeouts = 0
         self.seconds_waited = 0.0
         self.seconds_held = 0.0
 

@@ -7,11 +7,11 @@ alive.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
 from contextvars import Context
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -19,8 +19,9 @@ from .._connections.holder import Account, Holder
 from .._connections.taken import Taken
 from .._connections.watched import WatchedAccount, WatchedPool
 from .._log import warn
+from .faults import never_raises
 from .origin import is_library, search
-from .place import place_of
+from .place import Place, place_of
 from .story import story_of
 
 if TYPE_CHECKING:
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
     class Observer(Protocol):
         """Who is told; in any thread."""
 
-        def took_on_loop(self, taken: Taken, seconds: float) -> None:
+        def took_on_loop(self, taken: Taken, place: Place, seconds: float) -> None:
             """Be told of a request that has kept its loop standing for so long, to take one."""
 
-        def took_second(self, taken: Taken) -> None:
+        def took_second(self, taken: Taken, place: Place) -> None:
             """Be told of a connection taken by who has another of the same pool."""
 
         def waited(self, pool: Ledger | WatchedPool) -> None:
             """Be told that somebody has waited for a second."""
 
-        def leaked(self, taken: Taken) -> None:
+        def leaked(self, taken: Taken, place: Place) -> None:
             """Be told of one that is out for a second after its request's end."""
 
-        def came_back(self, taken: Taken) -> None:
+        def came_back(self, taken: Taken, place: Place) -> None:
             """Be told that such a one is back."""
 
 
@@ -83,49 +84,54 @@ class Checkouts:
         self.find_holder = find_holder
 
     def took_on_loop(self, account: Account, taken: Any, began: float) -> None:
-        account.holder.end_idling()
+        holder = account.holder
+        holder.end_idling()
         loop = get_running_loop()
-        if loop is None or account.holder.owner is None:
+        if loop is None or holder.owner is None:
             return  # trio, or no request
         try:
-            loop.call_soon(_loop_goes_on, account, taken, began, context=Context())
+            # By then the request may have ended.
+            reached = holder.owner.reached
+            loop.call_soon(_loop_goes_on, taken, reached, began, context=Context())
         except RuntimeError:
             pass  # it is closed
 
     def took_second(self, taken: Any) -> None:
-        if taken[0].holder.owner is not None:
-            _tell("took_second", Taken(*taken))
+        owner = taken[0].holder.owner
+        if owner is not None:
+            _tell("took_second", Taken(*taken), place_of(owner.reached))
 
     def waits(self, account: WatchedAccount) -> None:
         loop = get_running_loop()
         if loop is not None:
             loop.call_later(TELL_SECONDS, _waits_still, ref(account), context=Context())
 
-    def current_task(self) -> Callable[[], Any] | None:
-        task = None if get_running_loop() is None else asyncio.current_task()
-        return None if task is None else ref(task)
-
     def came_back(self, taken: Any) -> None:
         holder = taken[0].holder
         holder.idle()
-        if holder.place is not None and time.monotonic() - holder.ended_at >= TELL_SECONDS:
-            _tell("came_back", Taken(*taken))
+        if holder.has_leaked:
+            _tell("came_back", Taken(*taken), holder.place)
 
-    def timed_out(self, error: Exception, account: Account, reason: str) -> None:
+    def timed_out(self, error: Exception, account: Any, reason: str) -> None:
         if hasattr(error, "add_note"):  # from Python 3.11 on
-            error.add_note(story_of(account.ledger, account, reason))
+            try:
+                error.add_note(story_of(account, reason))
+            except Exception:  # noqa: S110 - the error is the app's, a fault of ours isn't
+                pass
 
     def failed(self, exc: Exception) -> None:
         if on_failure is not None:
             on_failure(exc)
 
 
-def _loop_goes_on(account: Account, taken: Any, began: float) -> None:
+@never_raises
+def _loop_goes_on(taken: Any, reached: Any, began: float) -> None:
     """In the loop's next turn: the request's connection is idle now, unless a hop of it runs."""
-    account.holder.idle()
-    _tell("took_on_loop", Taken(*taken), time.monotonic() - began)
+    taken[0].holder.idle()
+    _tell("took_on_loop", Taken(*taken), place_of(reached), time.monotonic() - began)
 
 
+@never_raises
 def _waits_still(reference: ref[WatchedAccount]) -> None:
     account = reference()
     if account is not None and account in account.ledger.waiting:
@@ -137,6 +143,7 @@ def somebody_waited(pool: Ledger | WatchedPool) -> None:
     _tell("waited", pool)
 
 
+@never_raises
 def ended_with(holder: Holder, reached: Any, pools: Callable[[], list[Any]]) -> None:
     """Take note of a request that has ended and has connections still.
 
@@ -146,15 +153,22 @@ def ended_with(holder: Holder, reached: Any, pools: Callable[[], list[Any]]) -> 
     :param pools: returns all pools that are known
     """
     holder.place = place_of(reached)
-    holder.ended_at = time.monotonic()
     holder.idle()
+    # Also where a hop outlives it: so it is told when it comes back.
+    holder.idle_since = holder.idle_since or time.monotonic()
     loop = get_running_loop()
     if loop is not None:
         loop.call_later(TELL_SECONDS, _still_out, holder, pools, context=Context())
+        return
+    later = Timer(TELL_SECONDS, _still_out, (holder, pools))  # trio
+    later.daemon = True
+    later.start()
 
 
+@never_raises
 def _still_out(holder: Holder, pools: Callable[[], list[Any]]) -> None:
     for pool in pools():
         for taken in list(pool.out.values()):
             if taken[0].holder is holder:
-                _tell("leaked", Taken(*taken))
+                holder.has_leaked = True
+                _tell("leaked", Taken(*taken), holder.place)

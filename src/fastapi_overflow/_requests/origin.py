@@ -10,6 +10,7 @@ import sys
 from types import CodeType, FrameType
 from typing import Any
 
+from .awaiting import frames_of, task_that_awaits_this_hop
 from .code_owner import described, module_of, owner_of
 
 # Frames outside of the caller's own that are looked through for a line of the app's.
@@ -23,6 +24,12 @@ _SKIPPED = frozenset({"sqlalchemy", "sqlmodel", "fastapi_overflow"})
 # Whoever calls the app's code: nothing behind it has to do with the checkout.
 _CALLERS = frozenset(
     {"anyio", "asyncio", "concurrent", "fastapi", "starlette", "threading", "trio", "uvicorn"}
+)
+
+# What stands between a line of the app's that awaits a hop, and the hop.
+_HOPS = frozenset(
+    {"anyio", "asyncio", "contextlib", "fastapi_overflow", "wrapt"}
+    | {f"{package}.concurrency" for package in ("fastapi", "starlette")}
 )
 
 # By file: True where no line of the app's can be, False where each one is. Each checkout goes
@@ -39,8 +46,8 @@ Found = tuple[CodeType | None, int]
 def search(frame: FrameType) -> Found:
     """Return the code that takes a connection, and the instruction it is at; None if unknown.
 
-    The nearest code of the app's is meant, and where libraries alone are on the way, the nearest
-    line of these.
+    The nearest code of the app's is meant, be it that which awaits the hop in this thread; and
+    where libraries alone are on the way, the nearest line of these.
 
     :param frame: of whatever has called the pool
     """
@@ -72,7 +79,25 @@ def _search(frame: FrameType) -> Found:
             if found[0] is None and package not in _SKIPPED and owner_of(each)[1] == "package":
                 found = each.f_code, each.f_lasti
         each = each.f_back
-    return found
+    awaiting = _awaiting()
+    return found if awaiting[0] is None else awaiting
+
+
+def _awaiting() -> Found:
+    """Return the line of the app's that awaits this hop: of `run_in_threadpool(db.execute)`."""
+    task = task_that_awaits_this_hop()
+    if task is None:
+        return None, 0
+    for frame in reversed(list(frames_of(task))):
+        skips = is_library.get(frame.f_code.co_filename)
+        if skips is None:
+            skips = _learn(frame)
+        if skips is False:
+            return frame.f_code, frame.f_lasti
+        module = module_of(frame)
+        if not {module, module.partition(".")[0]} & _HOPS:
+            break  # it is no code of the app's that makes this hop
+    return None, 0
 
 
 def _learn(frame: FrameType) -> bool | None:

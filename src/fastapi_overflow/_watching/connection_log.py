@@ -1,270 +1,244 @@
 """Tell the operator who keeps connections: by name, with the line that took them.
 
 Told by `_requests.checkouts`, in any thread, about what shouldn't be. It must never say more than a
-line a minute of each kind and pool; what is left out is counted, and told with the next one.
+line a minute of each kind and pool, and never have those wait that tell it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from inspect import iscoroutinefunction
-from threading import RLock
+from threading import Thread
 from typing import Any
 
 from .. import _settings
 from .._connections.taken import Taken
 from .._log import inform, warn
 from .._requests.origin import line_of
-from .._requests.place import Place, place_of
-from .connections_out import Connection, connections_of
+from .._requests.place import Place
+from .connections_out import connections_of
+from .how_often import HowOften
+from .short_of_connections import grouped, in_words, remedy
 
-SECONDS_BETWEEN = 60.0
-
-_MOST_GROUPS = 5  # in a line; all of them are in the record
 _MOST_ROUTES = 1024  # of which it is remembered that they were told
 
-GIVE_BACK = (
-    "Give a connection back before a long await: db.close(), a session of its own for each message"
-    ' of a WebSocket, Depends(get_db, scope="function") where the response is sent slowly'
+IN_THREADS = (
+    "Make the endpoint and what it depends on `def`, so that they run in threads, or use an async"
+    " engine"
 )
-ALL_BUSY = "All of them are at work: a larger pool would help, if the database has the connections"
+NOT_THERE = "Make the code at that line `def`, so that it runs in a thread, or use an async engine"
+BY_HOPS = "Call what queries by `await run_in_threadpool(...)`, or use an async engine"
 
 
 class ConnectionLog:
     """The connections of all pools, for the log; see `_requests.checkouts.Observer`."""
 
     def __init__(self) -> None:
-        # Not a Lock: the garbage collector may return a connection in the middle of these lines.
-        self._lock = RLock()
-        self._last: dict[tuple[str, str], float] = {}
-        self._suppressed: dict[tuple[str, str], int] = {}
+        self._how_often = HowOften()
         self._told: dict[tuple[str, Place, str], str] = {}
 
     def seen(self) -> list[str]:
         """Return what has been told of single routes, for `advise()`."""
         return list(dict(self._told).values())
 
-    # ---- what is told
-
     def waited(self, pool: Any) -> None:
         """Somebody has waited for a second: say who has the connections."""
         name = pool.pool.name()
-        suppressed = self._may_tell("connections_exhausted", name)
+        suppressed = self._how_often.may_tell("connections_exhausted", name)
         if suppressed is None:
             return
         out = connections_of([pool])
-        idle = sum(each.doing in ("idle", "ended") for each in out)
-        groups = _grouped(out)
-        where = "; ".join(_in_words(group) for group in groups[:_MOST_GROUPS])
-        if len(groups) > _MOST_GROUPS:
-            where += f"; {sum(g['connections'] for g in groups[_MOST_GROUPS:])} elsewhere"
-        warn(
-            "Connections are short: somebody has waited for one of %s for a second. %d of %g are"
-            " out, %d of them idle: %s. %s.%s",
-            name,
-            len(out),
-            pool.capacity,
-            idle,
-            where or "nobody known has them",
-            GIVE_BACK if idle else ALL_BUSY,
-            _and_before(suppressed),
-            extra={
-                "event": "connections_exhausted",
-                "pool": name,
-                "capacity": pool.capacity,
-                "out": len(out),
-                "idle": idle,
-                "holders": groups,
-                "suppressed": suppressed,
-            },
+        idle = sum(each.doing == "idle" for each in out)
+        leaked = sum(each.doing == "ended" for each in out)
+        groups = grouped(out)
+        waiting = len(pool.waiting_since())
+        _tell(
+            warn,
+            "Connections are short: somebody has waited for one of %s for a second, %d wait now."
+            " %d of %g are out, %d idle%s%s. %s.",
+            (
+                name,
+                waiting,
+                len(out),
+                pool.capacity,
+                idle,
+                f", {leaked} leaked" if leaked else "",
+                f": {in_words(groups)}" if groups else "",
+                remedy(out),
+            ),
+            event="connections_exhausted",
+            pool=name,
+            capacity=pool.capacity,
+            waiting=waiting,
+            out=len(out),
+            idle=idle,
+            leaked=leaked,
+            holders=groups,
+            suppressed=suppressed,
         )
 
-    def leaked(self, taken: Taken) -> None:
+    def leaked(self, taken: Taken, place: Place) -> None:
         """A request has ended and its connection is still out a second later."""
         name = taken.account.ledger.pool.name()
-        suppressed = self._may_tell("connection_leaked", name)
+        suppressed = self._how_often.may_tell("connection_leaked", name)
         if suppressed is None:
             return
-        route, line = _route_of(taken), line_of(taken.code, taken.instruction)
-        warn(
-            "A connection leaks: %s has ended, and one of %s that it took at %s is still out a"
-            " second later. Close what has it, in a `finally` or by `with`.%s",
-            route,
-            name,
-            line,
-            _and_before(suppressed),
-            extra={
-                "event": "connection_leaked",
-                "pool": name,
-                "route": route,
-                "line": line,
-                "seconds": round(time.monotonic() - taken.since, 3),
-                "suppressed": suppressed,
-            },
+        route, line = _route(place), line_of(taken.code, taken.instruction)
+        _tell(
+            warn,
+            "A connection leaks: %s has ended, and one of %s that it took%s is still out a second"
+            " later. Close what has it, in a `finally` or by `with`.",
+            (route, name, _at(line)),
+            event="connection_leaked",
+            pool=name,
+            route=route,
+            line=line,
+            seconds=_seconds_of(taken),
+            suppressed=suppressed,
         )
 
-    def came_back(self, taken: Taken) -> None:
+    def came_back(self, taken: Taken, place: Place) -> None:
         """It is back after all."""
         name = taken.account.ledger.pool.name()
-        suppressed = self._may_tell("connection_back", name)
+        suppressed = self._how_often.may_tell("connection_back", name)
         if suppressed is None:
             return
-        route, line = _route_of(taken), line_of(taken.code, taken.instruction)
-        seconds = time.monotonic() - taken.since
-        inform(
-            "A connection is back that had leaked: one of %s, taken by %s at %s, after %.1f s.%s",
-            name,
-            route,
-            line,
-            seconds,
-            _and_before(suppressed),
-            extra={
-                "event": "connection_back",
-                "pool": name,
-                "route": route,
-                "line": line,
-                "seconds": round(seconds, 3),
-                "suppressed": suppressed,
-            },
+        route, line = _route(place), line_of(taken.code, taken.instruction)
+        seconds = _seconds_of(taken)
+        _tell(
+            inform,
+            "A connection is back that had leaked: one of %s that %s took%s, after %.1f s.",
+            (name, route, _at(line), seconds),
+            here=True,
+            event="connection_back",
+            pool=name,
+            route=route,
+            line=line,
+            seconds=seconds,
+            suppressed=suppressed,
         )
 
-    def took_on_loop(self, taken: Taken, seconds: float) -> None:
+    def took_on_loop(self, taken: Taken, place: Place, seconds: float) -> None:
         """A request has taken a connection on the event loop: once for each route."""
-        holder = taken.account.holder
         name = taken.account.ledger.pool.name()
-        suppressed = self._may_tell_of("on_the_loop", taken, name)
+        suppressed = self._may_tell_of("on_the_loop", place, name)
         if suppressed is None:
             return
-        route, line = _route_of(taken), line_of(taken.code, taken.instruction)
-        is_async = iscoroutinefunction(holder.endpoint)
-        remedy = (
-            "Make the endpoint and what it depends on `def`, so that they run in threads, or use"
-            " an async engine"
-            if is_async
-            else "Have that code run in a thread, or before the response is made"
-        )
+        route, line = _route(place), line_of(taken.code, taken.instruction)
+        if place[0] == "WEBSOCKET":
+            helps = BY_HOPS
+        else:
+            is_async = iscoroutinefunction(taken.account.holder.endpoint)
+            helps = IN_THREADS if is_async else NOT_THERE
         text = (
-            f"{route} queries on the event loop: it took a connection of {name} at {line},"
-            f" and the loop, with all other requests, stood still for {seconds:.3f} s. {remedy}"
+            f"{route} queries on the event loop: it took a connection of {name}{_at(line)}, and the"
+            f" loop, with all other requests, stood still for {seconds:.3f} s. {helps}"
         )
-        self._remember("on_the_loop", taken, text)
-        warn(
-            "%s.%s",
-            text,
-            _and_before(suppressed),
-            extra={
-                "event": "on_the_loop",
-                "pool": name,
-                "route": route,
-                "line": line,
-                "seconds": round(seconds, 3),
-                "suppressed": suppressed,
-            },
+        self._remember("on_the_loop", place, name, text)
+        _tell(
+            warn,
+            "%s.",
+            (text,),
+            event="on_the_loop",
+            pool=name,
+            route=route,
+            line=line,
+            seconds=round(seconds, 3),
+            suppressed=suppressed,
         )
 
-    def took_second(self, taken: Taken) -> None:
+    def took_second(self, taken: Taken, place: Place) -> None:
         """A request has two connections of a pool at once: once for each route."""
-        pool = taken.account.ledger
-        name = pool.pool.name()
-        most = taken.account.held
-        limit = _settings.current().limit
+        account = taken.account
+        pool, most = account.ledger, account.held
+        limit = getattr(account.holder.owner.pool, "limit", _settings.current().limit)
         needed = limit * (most - 1) + 1
         if pool.capacity >= needed:
             return
-        suppressed = self._may_tell_of("nested", taken, name)
+        name = pool.pool.name()
+        suppressed = self._may_tell_of("nested", place, name)
         if suppressed is None:
             return
-        lines = sorted(
-            (Taken(*each) for each in list(pool.out.values()) if each[0] is taken.account),
-            key=lambda each: each.since,
-        )
-        places = [str(line_of(each.code, each.instruction)) for each in lines]
-        route = _route_of(taken)
+        mine = (Taken(*each) for each in list(pool.out.values()) if each[0] is account)
+        in_order = sorted(mine, key=lambda each: each.since)
+        lines = [line_of(each.code, each.instruction) for each in in_order]
+        route = _route(place)
+        at = " and ".join(str(line) for line in lines if line) or "unknown lines"
         text = (
-            f"{route} takes {most} connections of {name} at once, at {' and '.join(places)}:"
-            f" with {limit} threads that needs a pool of {needed} (threads x (most - 1) + 1), this"
-            f" one has {pool.capacity}. Use one session for both"
+            f"{route} takes {most} connections of {name} at once, at {at}: with {limit:g} threads"
+            f" that needs a pool of {needed:g} (threads x (most - 1) + 1), this one has"
+            f" {pool.capacity:g}. Use one session for both"
         )
-        self._remember("nested", taken, text)
-        warn(
-            "%s.%s",
-            text,
-            _and_before(suppressed),
-            extra={
-                "event": "nested",
-                "pool": name,
-                "route": route,
-                "lines": places,
-                "most": most,
-                "needed": needed,
-                "capacity": pool.capacity,
-                "suppressed": suppressed,
-            },
+        self._remember("nested", place, name, text)
+        _tell(
+            warn,
+            "%s.",
+            (text,),
+            event="nested",
+            pool=name,
+            route=route,
+            lines=lines,
+            most=most,
+            needed=needed,
+            capacity=pool.capacity,
+            suppressed=suppressed,
         )
 
-    # ---- how often
-
-    def _may_tell(self, kind: str, pool: str) -> int | None:
-        """Return how many of a kind were left out before this one; None if this one is to be."""
-        key = kind, pool
-        now = time.monotonic()
-        with self._lock:
-            if now - self._last.get(key, -SECONDS_BETWEEN) < SECONDS_BETWEEN:
-                self._suppressed[key] = self._suppressed.get(key, 0) + 1
-                return None
-            if len(self._last) >= _MOST_ROUTES:  # pools without end
-                self._last.clear()
-            self._last[key] = now
-            return self._suppressed.pop(key, 0)
-
-    def _may_tell_of(self, kind: str, taken: Taken, pool: str) -> int | None:
-        """Return the same for what is told of each route once."""
-        place = _place(taken)
+    def _may_tell_of(self, kind: str, place: Place, pool: str) -> int | None:
+        """Return how many were left out before this one, for what is told of each route once."""
         if place[1] is None or (kind, place, pool) in self._told:
             return None
-        return self._may_tell(kind, pool)
+        return self._how_often.may_tell(kind, pool)
 
-    def _remember(self, kind: str, taken: Taken, text: str) -> None:
+    def _remember(self, kind: str, place: Place, pool: str, text: str) -> None:
         if len(self._told) >= _MOST_ROUTES:
             self._told.clear()
-        self._told[kind, _place(taken), taken.account.ledger.pool.name()] = text
+        self._told[kind, place, pool] = text
 
 
-def _place(taken: Taken) -> Place:
-    holder = taken.account.holder
-    lease = holder.owner
-    return holder.place or place_of(None if lease is None else lease.reached)
-
-
-def _route_of(taken: Taken) -> str:
-    method, path = _place(taken)
+def _route(place: Place) -> str:
+    method, path = place
     return "a request that has reached no route" if path is None else f"{method} {path}"
 
 
-def _grouped(out: list[Connection]) -> list[dict[str, Any]]:
-    """Return who has connections: by route and line, those with most first."""
-    groups: dict[tuple[str, str | None], dict[str, Any]] = {}
-    for each in out:
-        route = f"{each.method} {each.route}" if each.route else "no route"
-        if each.doing == "none":
-            route = "code outside of any request"
-        group = groups.setdefault(
-            (route, each.line),
-            {"route": route, "line": each.line, "connections": 0, "idle": 0, "longest": 0.0},
-        )
-        group["connections"] += 1
-        group["idle"] += each.doing in ("idle", "ended")
-        group["longest"] = max(group["longest"], round(each.seconds, 3))
-    return sorted(groups.values(), key=lambda group: -group["connections"])
+def _at(line: str | None) -> str:
+    return "" if line is None else f" at {line}"
 
 
-def _in_words(group: dict[str, Any]) -> str:
-    idle = f", {group['idle']} idle" if group["idle"] else ""
-    return (
-        f"{group['connections']} with {group['route']} ({group['line']}){idle},"
-        f" for up to {group['longest']:.1f} s"
-    )
+def _seconds_of(taken: Taken) -> float:
+    return round(time.monotonic() - taken.since, 3)
 
 
-def _and_before(suppressed: int) -> str:
-    return f" {suppressed} before this one were not logged." if suppressed else ""
+def _tell(
+    how: Callable[..., None],
+    text: str,
+    args: tuple[object, ...],
+    *,
+    here: bool = False,
+    **fields: Any,
+) -> None:
+    """Log a record, in a thread of its own.
+
+    A handler of the app's may block, or take a connection itself: where those wait for one that
+    tell this, or on the event loop, it would keep others waiting.
+
+    :param here: in this thread: the garbage collector may be at work, in the middle of whatever a
+        new thread needs
+    """
+    if fields["suppressed"]:
+        text += " %d before this one were not logged."
+        args += (fields["suppressed"],)
+    if not here:
+        try:
+            Thread(
+                target=how,
+                args=(text, *args),
+                kwargs={"extra": fields},
+                name="fastapi_overflow log",
+                daemon=True,
+            ).start()
+            return
+        except RuntimeError:
+            pass  # no more threads, or the interpreter ends
+    how(text, *args, extra=fields)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextvars import Context
 from typing import Any
 
+from .._requests.awaiting import frames_of
+from .._requests.code_owner import module_of
 from .._requests.lease_of_request import current_lease
-
-MOST_DEEP = 200  # of what awaits what
 
 
 class Tasks:
@@ -70,31 +70,4 @@ def _lease_of(task: Any) -> Any:
 
 def _modules(task: Any) -> Iterator[str]:
     """Return the modules of what a task awaits, from its own coroutine inwards."""
-    awaited = task.get_coro()
-    for _ in range(MOST_DEEP):
-        if awaited is None:
-            return
-        for kind in ("cr", "gi", "ag"):
-            frame = getattr(awaited, f"{kind}_frame", None)
-            if frame is not None:
-                module = frame.f_globals.get("__name__", "")
-                if type(module) is str:
-                    yield module
-                name = "gi_yieldfrom" if kind == "gi" else f"{kind}_await"
-                awaited = getattr(awaited, name, None)
-                break
-        else:
-            awaited = _wrapped(awaited)
-
-
-def _wrapped(awaited: Any) -> Any:
-    """Return the generator or coroutine that Python's own awaitables stand for; they don't say."""
-    if type(awaited).__name__ not in (
-        "async_generator_asend",
-        "async_generator_athrow",
-        "coroutine_wrapper",
-        "anext_awaitable",
-    ):
-        return None
-    wanted = ("async_generator", "coroutine", "generator", "async_generator_asend")
-    return next((r for r in gc.get_referents(awaited) if type(r).__name__ in wanted), None)
+    return map(module_of, frames_of(task))
