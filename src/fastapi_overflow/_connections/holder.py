@@ -26,6 +26,7 @@ class Account(Visit):
         do if its kind does so too
     :ivar is_quick: whether nothing is learned at the return of what it takes
     :ivar waited: seconds for which it has waited for connections, where it waits no longer
+    :ivar kept_before: seconds with one at least before it reached its route
     :ivar unused: seconds with one at least while nothing of the holder was at work
     :ivar idled: of these, those that the ledger has counted
     """
@@ -41,6 +42,7 @@ class Account(Visit):
         "is_awaited",
         "is_quick",
         "is_simple",
+        "kept_before",
         "ledger",
         "promise",
         "unused",
@@ -61,6 +63,7 @@ class Account(Visit):
         self.filled = 0.0  # when it got the first of those that it holds
         self.emptied = 0.0  # when it gave the last one back
         self.waited = 0.0
+        self.kept_before = 0.0
         self.unused = 0.0
         self.idled = 0.0
 
@@ -144,6 +147,8 @@ class Holder:
     :ivar app_visits: what it had done by then, where it holds some of it still; else None
     :ivar hops: of its own that run, or wait for a thread
     :ivar watched: connections that it has of pools that are only watched
+    :ivar held_watched: seconds for which it has had such as are back
+    :ivar waited_watched: seconds for which it has waited for such
     :ivar idle_since: time.monotonic() since which nothing of it is at work, as far as is known; 0
         for not now, and for one that has taken nothing yet
     :ivar place: method and path of the route, once it has ended and has some still
@@ -159,6 +164,7 @@ class Holder:
         "ended_at",
         "endpoint",
         "habits",
+        "held_watched",
         "hops",
         "idle_since",
         "may_wait",
@@ -166,6 +172,7 @@ class Holder:
         "place",
         "thread",
         "waited",
+        "waited_watched",
         "waiting",
         "watched",
     )
@@ -184,6 +191,7 @@ class Holder:
         self.app_visits: dict[object, Visit] | None = None
         self.hops = 0
         self.watched = 0
+        self.held_watched = self.waited_watched = 0.0
         self.idle_since = 0.0
         self.place: tuple[str | None, str | None] | None = None
         self.ended_at = 0.0
@@ -227,6 +235,7 @@ class Holder:
         for account in list(self.accounts.values()):
             account.habit = habits.of(account.ledger.kind)
             account.is_simple = account.held <= 1
+            account.kept_before += account.kept
             account.start_over(self.began, account.held)
 
     # ---- for those who look: whether what it has is in use
@@ -252,10 +261,10 @@ class Holder:
         """Take note that it goes on with what it has, or gives that back."""
         since, self.idle_since = self.idle_since, 0.0
         if since:
-            seconds = time.monotonic() - since
+            now = time.monotonic()
             for account in list(self.accounts.values()):
-                if account.held:
-                    account.unused += seconds
+                if account.held:  # it may have been taken just now
+                    account.unused += max(now - max(since, account.filled), 0.0)
 
     @property
     def has_ended(self) -> bool:

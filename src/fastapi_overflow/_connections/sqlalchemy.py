@@ -96,6 +96,20 @@ class _PoolView:
         bounded: float = size + overflow if size > 0 and overflow >= 0 else math.inf
         return bounded
 
+    def size(self) -> float:
+        """Return how many it keeps open while nobody needs them, at most; math.inf for no bound."""
+        pool = self._pool()
+        size: float = 0 if pool is None else pool.size() or math.inf
+        return size
+
+    def is_gone(self) -> bool:
+        return self._pool() is None
+
+    def ready(self) -> int:
+        """Return how many are open and not out."""
+        pool = self._pool()
+        return 0 if pool is None else pool.checkedin()
+
     def is_async(self) -> bool:
         pool = self._pool()
         module = sys.modules["sqlalchemy.pool"]
@@ -250,6 +264,9 @@ class Governor:
             requests.waits(account)
         try:
             connection = original(pool)
+        except sys.modules["sqlalchemy"].exc.TimeoutError:
+            watched.timeouts += 1
+            raise
         finally:
             if waits:
                 watched.end_wait(account)
@@ -355,3 +372,6 @@ class Governor:
         """Know nothing of what the parent process has taken: it isn't this one's."""
         for ledger in self.pools():
             ledger.pool.forget_ledger()
+        # What a thread of the parent's was in the middle of keeps its ledgers alive here.
+        self._latest, self._all = weakref.WeakValueDictionary(), weakref.WeakSet()
+        self._watched = weakref.WeakSet()

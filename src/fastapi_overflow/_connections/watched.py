@@ -19,12 +19,12 @@ class WatchedPool:
     :ivar out: what is out for whom, by the pool's own record of it
     :ivar waiting: who waits for one, and since when
     :ivar checkouts: connections handed out
+    :ivar timeouts: checkouts that have failed for want of a connection
     :ivar seconds_waited: by those who wait no longer
     :ivar seconds_held: by those who have given theirs back
     """
 
-    timeouts = 0  # not known
-    seconds_idle = 0.0  # nor this
+    seconds_idle = 0.0  # not known
 
     __slots__ = (
         "__weakref__",
@@ -33,6 +33,7 @@ class WatchedPool:
         "pool",
         "seconds_held",
         "seconds_waited",
+        "timeouts",
         "waiting",
     )
 
@@ -40,7 +41,7 @@ class WatchedPool:
         self.pool = pool
         self.out: dict[object, Any] = {}
         self.waiting: dict[WatchedAccount, float] = {}
-        self.checkouts = 0
+        self.checkouts = self.timeouts = 0
         self.seconds_waited = 0.0
         self.seconds_held = 0.0
 
@@ -63,24 +64,24 @@ class WatchedPool:
     def end_wait(self, account: WatchedAccount) -> None:
         seconds = time.monotonic() - self.waiting.pop(account)
         self.seconds_waited += seconds
-        account.waited += seconds
+        account.holder.waited_watched += seconds
 
     def give_back(self, account: WatchedAccount) -> None:
+        seconds = time.monotonic() - account.filled
         account.holder.watched -= 1
-        self.seconds_held += time.monotonic() - account.filled
+        account.holder.held_watched += seconds
+        self.seconds_held += seconds
 
 
 class WatchedAccount:
     """One connection of a watched pool, for who has it or waits for it.
 
     :ivar filled: time.monotonic() at which it was there
-    :ivar waited: seconds for which it had to be waited for
     """
 
-    __slots__ = ("__weakref__", "filled", "holder", "ledger", "waited")
+    __slots__ = ("__weakref__", "filled", "holder", "ledger")
 
     def __init__(self, holder: Holder, ledger: WatchedPool) -> None:
         self.holder = holder
         self.ledger = ledger
         self.filled = 0.0
-        self.waited = 0.0
