@@ -9,6 +9,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from fastapi_overflow import otel, run_in_threadpool, set_thread_limit, stats
+from fastapi_overflow._watching import metric
 from fastapi_overflow._watching import metrics as _metrics
 from observed import busy, calm, deadlock, until
 from support import PATIENCE, run_python
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def collect(monkeypatch):
     """Instrument; return a function that collects: points by name, less what others left."""
-    monkeypatch.setattr(otel, "stats", lambda all_loops: stats())  # of this test's loop
+    monkeypatch.setattr(metric, "totals", lambda all_loops: stats())  # of this test's loop
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     otel.instrument(provider)

@@ -18,7 +18,7 @@ from fastapi_overflow import (
     set_thread_limit,
     stats,
 )
-from fastapi_overflow._watching import observer
+from fastapi_overflow._watching import metric, observer
 from observed import busy, calm, deadlock, until
 from support import PATIENCE, run_python
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 def scrape(monkeypatch):
     """Instrument a registry and serve it; return a function that scrapes: values by sample."""
     now = Stats()  # of this test's loop: the server asks in a thread of its own
-    monkeypatch.setattr(prometheus, "stats", lambda all_loops: now)
+    monkeypatch.setattr(metric, "totals", lambda all_loops: now)
     registry = CollectorRegistry()
     before = observer._listeners
     prometheus.instrument(registry)

@@ -19,7 +19,6 @@ from opentelemetry.metrics import (
 
 from . import __version__
 from ._watching import metrics, observer
-from ._watching.stats import totals
 
 PREFIX = "fastapi_overflow."
 
@@ -48,7 +47,7 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
         create = meter.create_observable_up_down_counter
         if metric.total:
             create = meter.create_observable_counter  # type: ignore[assignment]
-        create(PREFIX + metric.name, [_callback(metric)], metric.unit, metric.description)
+        create(metric.name, [_callback(metric)], metric.unit, metric.description)
     wait, use = (
         meter.create_histogram(
             f"{PREFIX}thread.{name}",
@@ -77,7 +76,7 @@ def _callback(metric: metrics.Metric) -> Callable[[CallbackOptions], Iterable[Ob
     def observe(_: CallbackOptions) -> Iterable[Observation]:
         if _times is None:
             return []
-        values = metric.read(totals(all_loops=True))
-        return [Observation(value, dict(attributes)) for attributes, value in values]
+        values = metric.read(metrics.Reading())
+        return [Observation(value, metric.attributes_of(labels)) for labels, value in values]
 
     return observe

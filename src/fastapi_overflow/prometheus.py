@@ -36,34 +36,29 @@ from prometheus_client.registry import Collector
 
 from ._log import logger
 from ._watching import metrics, observer
-from ._watching.stats import totals
 
 PREFIX = "fastapi_overflow_"
 
 
 class OverflowCollector(Collector):
-    """The numbers of `stats(all_loops=True)`, read at each scrape."""
+    """The numbers of all event loops and connection pools, read at each scrape."""
 
     def describe(self) -> Iterator[Metric]:
         for metric in metrics.METRICS:
             yield _family(metric, [])
 
     def collect(self) -> Iterator[Metric]:
-        now = totals(all_loops=True)
+        reading = metrics.Reading()
         for metric in metrics.METRICS:
-            yield _family(metric, metric.read(now))
+            yield _family(metric, metric.read(reading))
 
 
 def _family(metric: metrics.Metric, values: list[metrics.Value]) -> Metric:
     kind = CounterMetricFamily if metric.total else GaugeMetricFamily
-    family = kind(PREFIX + metric.prometheus, metric.description, labels=_labels(metric))
-    for attributes, value in values:
-        family.add_metric(list(attributes.values()), value)
+    family = kind(PREFIX + metric.prometheus, metric.description, labels=metric.labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
     return family
-
-
-def _labels(metric: metrics.Metric) -> list[str]:
-    return {"threads": ["state"], "pending_requests": ["hop"]}.get(metric.prometheus, [])
 
 
 class _Times:
@@ -105,7 +100,7 @@ class _Mirror:
         self._written: dict[tuple[str, ...], float] = {}
         self._metrics: list[tuple[metrics.Metric, Counter | Gauge]] = []
         for metric in metrics.METRICS:
-            name, labels = PREFIX + metric.prometheus, _labels(metric)
+            name, labels = PREFIX + metric.prometheus, metric.labels
             made: Counter | Gauge
             if metric.total:
                 made = Counter(name, metric.description, labels, registry=registry)
@@ -132,14 +127,14 @@ class _Mirror:
             time.sleep(self._seconds)
 
     def write(self) -> None:
-        now = totals(all_loops=True)
+        reading = metrics.Reading()
         for metric, made in self._metrics:
-            for attributes, value in metric.read(now):
-                child = made.labels(**attributes) if attributes else made
+            for labels, value in metric.read(reading):
+                child = made.labels(*labels) if labels else made
                 if isinstance(child, Gauge):
                     child.set(value)
                 else:
-                    key = (metric.name, *attributes.values())
+                    key = (metric.name, *labels)
                     # Sums of seconds may differ by a rounding, and a counter must not go back.
                     child.inc(max(value - self._written.get(key, 0), 0))
                     self._written[key] = value

@@ -27,6 +27,7 @@ class Account(Visit):
         do if its kind does so too
     :ivar is_quick: whether nothing is learned at the return of what it takes
     :ivar waited: seconds for which it has waited for connections, where it waits no longer
+    :ivar kept_before: seconds with one at least before it reached its route
     :ivar unused: seconds with one at least while nothing of the holder was at work
     :ivar idled: of these, those that the ledger has counted
     """
@@ -42,6 +43,7 @@ class Account(Visit):
         "is_awaited",
         "is_quick",
         "is_simple",
+        "kept_before",
         "ledger",
         "promise",
         "unused",
@@ -62,6 +64,7 @@ class Account(Visit):
         self.filled = 0.0  # when it got the first of those that it holds
         self.emptied = 0.0  # when it gave the last one back
         self.waited = 0.0
+        self.kept_before = 0.0
         self.unused = 0.0
         self.idled = 0.0
 

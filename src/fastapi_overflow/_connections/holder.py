@@ -35,6 +35,8 @@ class Holder:
     :ivar app_visits: what it had done by then, where it holds some of it still; else None
     :ivar hops: of its own that run, or wait for a thread
     :ivar watched: connections that it has of pools that are only watched
+    :ivar held_watched: seconds for which it has had such as are back
+    :ivar waited_watched: seconds for which it has waited for such
     :ivar idle_since: time.monotonic() since which nothing of it is at work, as far as is known; 0
         for not now, and for one that has taken nothing yet
     :ivar place: method and path of the route, once it has ended and has some still
@@ -50,6 +52,7 @@ class Holder:
         "endpoint",
         "habits",
         "has_leaked",
+        "held_watched",
         "hop_began",
         "hop_ended",
         "hops",
@@ -61,6 +64,7 @@ class Holder:
         "place",
         "thread",
         "waited",
+        "waited_watched",
         "waiting",
         "watched",
     )
@@ -83,6 +87,7 @@ class Holder:
         self.hop_ended = 0.0
         self.is_late = False
         self.watched = 0
+        self.held_watched = self.waited_watched = 0.0
         self.idle_since = 0.0
         self.place: tuple[str | None, str | None] | None = None
         self.has_leaked = False
@@ -143,6 +148,7 @@ class Holder:
         for account in list(self.accounts.values()):
             account.habit = habits.of(account.ledger.kind)
             account.is_simple = account.held <= 1
+            account.kept_before += account.kept
             account.start_over(self.began, account.held)
 
     # ---- for those who look: whether what it has is in use
@@ -168,10 +174,10 @@ class Holder:
         """Take note that it goes on with what it has, or gives that back."""
         since, self.idle_since = self.idle_since, 0.0
         if since:
-            seconds = time.monotonic() - since
+            now = time.monotonic()
             for account in list(self.accounts.values()):
-                if account.held:
-                    account.unused += seconds
+                if account.held:  # it may have been taken just now
+                    account.unused += max(now - max(since, account.filled), 0.0)
 
     @property
     def has_ended(self) -> bool:

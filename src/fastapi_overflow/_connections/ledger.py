@@ -241,12 +241,15 @@ class Ledger:
                 account.held = 0
                 stock.held -= 1
                 del stock.stakes[account]
+                now = time.monotonic()
+                seconds = now - account.filled
+                self.seconds_held += seconds
                 if account.habit is not None:
-                    account.emptied = now = time.monotonic()
-                    account.kept += now - account.filled
-                    self.seconds_held += now - account.filled
-                    self.seconds_idle += account.unused - account.idled
-                    account.idled = account.unused
+                    account.emptied = now
+                    account.kept += seconds
+                    if account.unused:
+                        self.seconds_idle += account.unused - account.idled
+                        account.idled = account.unused
             else:
                 self.enter_return(account)
         finally:

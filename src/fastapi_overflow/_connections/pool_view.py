@@ -42,6 +42,20 @@ class PoolView:
         bounded: float = size + overflow if size > 0 and overflow >= 0 else math.inf
         return bounded
 
+    def size(self) -> float:
+        """Return how many it keeps open while nobody needs them, at most; math.inf for no bound."""
+        pool = self._pool()
+        size: float = 0 if pool is None else pool.size() or math.inf
+        return size
+
+    def is_gone(self) -> bool:
+        return self._pool() is None
+
+    def ready(self) -> int:
+        """Return how many are open and not out."""
+        pool = self._pool()
+        return 0 if pool is None else pool.checkedin()
+
     def is_async(self) -> bool:
         pool = self._pool()
         module = sys.modules["sqlalchemy.pool"]

@@ -253,3 +253,6 @@ class Governor:
         """Know nothing of what the parent process has taken: it isn't this one's."""
         for ledger in self.pools():
             ledger.pool.forget_ledger()
+        # What a thread of the parent's was in the middle of keeps its ledgers alive here.
+        self._latest, self._all = weakref.WeakValueDictionary(), weakref.WeakSet()
+        self._watched = weakref.WeakSet()

@@ -70,24 +70,24 @@ class WatchedPool:
     def end_wait(self, account: WatchedAccount) -> None:
         seconds = time.monotonic() - self.waiting.pop(account)
         self.seconds_waited += seconds
-        account.waited += seconds
+        account.holder.waited_watched += seconds
 
     def give_back(self, account: WatchedAccount) -> None:
+        seconds = time.monotonic() - account.filled
         account.holder.watched -= 1
-        self.seconds_held += time.monotonic() - account.filled
+        account.holder.held_watched += seconds
+        self.seconds_held += seconds
 
 
 class WatchedAccount:
     """One connection of a watched pool, for who has it or waits for it.
 
     :ivar filled: time.monotonic() at which it was there
-    :ivar waited: seconds for which it had to be waited for
     """
 
-    __slots__ = ("__weakref__", "filled", "holder", "ledger", "waited")
+    __slots__ = ("__weakref__", "filled", "holder", "ledger")
 
     def __init__(self, holder: Holder, ledger: WatchedPool) -> None:
         self.holder = holder
         self.ledger = ledger
         self.filled = 0.0
-        self.waited = 0.0

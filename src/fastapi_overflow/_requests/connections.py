@@ -144,9 +144,10 @@ def ended(lease: Lease) -> None:
         now = time.monotonic()
         route_times.add(
             lease,
-            held=sum(a.kept + (now - a.filled if a.held else 0.0) for a in accounts),
+            held=holder.held_watched
+            + sum(a.kept_before + a.kept + (now - a.filled if a.held else 0.0) for a in accounts),
             idle=sum(a.unused for a in accounts),
-            waited=sum(a.waited for a in accounts),
+            waited=holder.waited_watched + sum(a.waited for a in accounts),
         )
     if holder.habits is habits_outside:
         lease.holder = holder.owner = None  # it is the task's again

@@ -6,10 +6,12 @@ routes without end.
 
 from __future__ import annotations
 
+import os
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from .place import place_of
+from .faults import never_raises
+from .place import OTHER_METHOD, mount_of, named_by, place_of
 
 if TYPE_CHECKING:
     from .._threads.lease import Lease
@@ -39,14 +41,27 @@ class RouteTimes:
         self.idle = 0.0
 
 
-# By route and method. The routes are kept, as the next one might get the same id.
-_by_route: dict[tuple[int, str | None], tuple[Any, RouteTimes]] = {}
+# By what has the route's path, and the method. That is kept, as the next one might get the same id.
+_by_route: dict[tuple[int, Any], tuple[Any, RouteTimes]] = {}
 _by_name: dict[str, RouteTimes] = {}
 
 # Not a Lock: the garbage collector may end a request in the middle of these lines.
 _lock = RLock()
 
 
+def _start_over() -> None:
+    """Begin anew in the child of a fork: nothing of it has happened here."""
+    global _lock
+    _lock = RLock()  # another thread of the parent's may have had it
+    _by_route.clear()
+    _by_name.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over)
+
+
+@never_raises
 def add(lease: Lease, held: float = 0.0, idle: float = 0.0, waited: float = 0.0) -> None:
     """Note what a request has done that ends, if it has reached a route.
 
@@ -56,10 +71,12 @@ def add(lease: Lease, held: float = 0.0, idle: float = 0.0, waited: float = 0.0)
     if reached is None:
         return
     route, scope = reached
-    key = id(route), scope.get("method")
+    named = named_by(route, scope)
+    key = id(named), scope.get("method")
     with _lock:
         found = _by_route.get(key)
-        times = found[1] if found is not None else _new(key, route, reached)
+        # Of a mounted app each time: it may be mounted twice, and clients may choose under what.
+        times = _find(key, named, reached) if found is None or mount_of(scope) else found[1]
         times.requests += 1
         times.waited_for_thread += lease.waited
         times.waited_for_connection += waited
@@ -67,15 +84,15 @@ def add(lease: Lease, held: float = 0.0, idle: float = 0.0, waited: float = 0.0)
         times.idle += idle
 
 
-def _new(key: tuple[int, str | None], route: Any, reached: Any) -> RouteTimes:
+def _find(key: tuple[int, Any], named: Any, reached: Any) -> RouteTimes:
     name = name_of(reached)
     if name is None or (name not in _by_name and len(_by_name) >= MOST_ROUTES):
         name = OTHERS
     times = _by_name.setdefault(name, RouteTimes(name))
-    if name != OTHERS:
+    if not name.startswith(OTHER_METHOD):  # clients may send any
         if len(_by_route) >= 4 * MOST_ROUTES:
             _by_route.clear()  # routes that an app makes anew: their names are known still
-        _by_route[key] = route, times
+        _by_route[key] = named, times
     return times
 
 
