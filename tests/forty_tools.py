@@ -15,7 +15,7 @@ import websockets
 from support import PATIENCE, answers, free_port, started, wait_until
 
 APP = Path(__file__).parent / "served" / "forty.py"
-CLIENTS = 12  # at once; the pool has 15 connections
+CLIENTS = 10  # at once; the pool has 15 connections
 KINDS = ("orders", "users", "bills", "files")
 ROUTES = (
     "list",

@@ -25,9 +25,8 @@ def test_faults_are_named(wheel_python, postgres_url, tmp_path):
     async def main(url):
         async with client_of(url) as client:
             loading = asyncio.create_task(load(client, SECONDS))
-            for fault in ("leak", "nested", "loop"):
-                for _ in range(3):
-                    assert (await client.get(f"/planted/{fault}")).status_code == 200
+            for fault in ("leak", *["nested", "loop"] * 3):
+                assert (await client.get(f"/planted/{fault}")).status_code == 200
             assert set(await loading) == {200}
             # Now so many streams that nothing is left for others.
             streams = [client.get("/planted/stream") for _ in range(20)]
