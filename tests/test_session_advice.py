@@ -38,6 +38,11 @@ AsyncLocal = async_sessionmaker(create_async_engine("postgresql+psycopg://somewh
 scoped = scoped_session(SessionLocal)
 
 
+def _named(value):
+    """The same in each process that collects these tests: an object's address isn't."""
+    return getattr(value, "__name__", type(value).__name__)
+
+
 class Mine(Session):
     """A session as SQLModel's is: a class of its own."""
 
@@ -215,7 +220,7 @@ class TestOnTheLoop:
             Database(SessionLocal),
             lambda: SessionLocal(),
         ],
-        ids=str,
+        ids=_named,
     )
     def test_known_by_its_code(self, dependency):
         """One without an annotation is known by what it makes, which is a guess and said so."""
@@ -344,7 +349,7 @@ class TestOffTheLoop:
     @pytest.mark.parametrize(
         "dependency",
         [get_async, get_async_plain, sessionmaker(class_=AsyncSession), AsyncLocal, get_any],
-        ids=str,
+        ids=_named,
     )
     def test_async_session(self, dependency):
         """An async session is none, nor is what isn't known."""
@@ -544,7 +549,7 @@ class TestKeptByWebsocket:
 
         assert len(looked(app, kept_by_websockets)) == 1
 
-    @pytest.mark.parametrize("dependency", [get_async, get_async_plain], ids=str)
+    @pytest.mark.parametrize("dependency", [get_async, get_async_plain], ids=_named)
     def test_async_session(self, dependency):
         """An async session is no finding."""
         assert self.told(dependency) == []
