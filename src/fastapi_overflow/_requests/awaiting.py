@@ -52,10 +52,11 @@ def task_that_awaits_this_hop() -> Any:
     if type(queue) is not HopQueue:
         return None
     for future in [part for item in list(queue.items) if item for part in item]:
-        if not isinstance(future, asyncio.Future):
-            continue
+        if not issubclass(type(future), asyncio.Future):
+            continue  # what the hop calls, and with what: the app's
         for callback, *_ in list(getattr(future, "_callbacks", None) or ()):
             task = getattr(callback, "__self__", None)
-            if isinstance(task, asyncio.Task) and getattr(task, "_fut_waiter", None) is future:
+            is_task = issubclass(type(task), asyncio.Task)
+            if is_task and getattr(task, "_fut_waiter", None) is future:
                 return task
     return None
