@@ -140,6 +140,28 @@ class TestBeforeAHop:
         assert run_child(APP + SERVED, "/within") == [["kept", "within", 0], [200]]
 
 
+NOT_IN_USE = """
+async def main():
+    await learn()
+    held_back = []
+    async def watch():
+        while True:
+            held_back.append(fastapi_overflow.stats().requests_held_back)
+            await asyncio.sleep(0)
+    task = asyncio.create_task(watch())
+    statuses = await asyncio.gather(*(asyncio.create_task(call(app, "/late")) for _ in range(40)))
+    task.cancel()
+    print(json.dumps([statuses == [[200]] * 40, max(held_back)]))
+anyio.run(main)
+"""
+
+
+class TestNotInUse:
+    def test_does_not_wait(self):
+        """Where nobody keeps one for longer than a turn of the loop, one is free when it comes."""
+        assert run_child(APP + NOT_IN_USE) == [True, 0]
+
+
 def learned(*visits):
     """Return the habit of a route whose requests have done this, each for 0.01 s.
 

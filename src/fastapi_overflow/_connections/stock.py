@@ -33,6 +33,7 @@ if TYPE_CHECKING:
             """Have a new ledger at the next checkout."""
 
 
+IN_USE = 16  # a pool is, where at least one connection in so many is out; a guess
 ASK_SECONDS = 0.05  # between two questions to the pool
 
 
@@ -117,6 +118,15 @@ class Stock:
     def at_most(self, number: int) -> int:
         """Return this number, or how many there are, if they are fewer."""
         return int(min(number, self.capacity))
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether some have connections for longer than a turn of their event loop.
+
+        Asked between two turns. What is only set aside doesn't count: else those that have
+        something set aside for a while would be why others need that, too.
+        """
+        return self.held > 0 and self.held * IN_USE >= self.capacity
 
     # ---- who may take one
 
