@@ -30,7 +30,7 @@ from apps_of_others.report import HEAD, WAYS, Result, details, save, write_readm
 from apps_of_others.server import Server, Site
 from postgres import Server as Postgres
 from postgres import postgres
-from support import ChildFailed, ChildHung, build_wheel
+from support import ChildFailed, ChildHung, build_wheel, tail
 
 WARM = 60  # requests that aren't counted: what is imported and collected first is no news
 FEW = 10  # requests at a time, fewer than the smallest pool has connections
@@ -81,14 +81,15 @@ def measure(site: Site, postgres_name: str, count: int) -> list[Burst]:
         server = Server(site, Path(home), postgres_name)
         waiting = wanted(site.recipe, count)
         while waiting:
-            with server.running(first=not found) as group:
-                to = (server.port, server.headers, group)
+            with server.running(first=not found) as process:
+                to = (server.port, server.headers, process.pid)
                 send_burst("", site.recipe.asks, WARM, FEW, *to)
                 while waiting:
                     burst = waiting.pop(0)
                     found.append(send_burst(burst.name, burst.asks, count, burst.at_once, *to))
                     print(f"{site.recipe.name}: {found[-1]}", file=sys.stderr, flush=True)
                     if found[-1].failed:
+                        print(f"---- its output\n{tail(process.output)}", file=sys.stderr)
                         break
     return found
 

@@ -9,18 +9,11 @@ from packaging.requirements import Requirement
 
 from apps_of_others import report
 from apps_of_others.load import Burst
-from apps_of_others.recipe import Recipe
 from apps_of_others.recipes import RECIPES
 
 PLACES = {"bin", "home", "port", "postgres"}
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.project)
-
-
-def texts_of(recipe: Recipe) -> list[str]:
-    """Return all strings of a recipe in which places are filled in."""
-    commands = [part for command in (recipe.start, *recipe.prepare) for part in command]
-    return [*commands, *recipe.environ.values(), *recipe.files.values()]
 
 
 class TestRecipes:
@@ -35,7 +28,7 @@ class TestRecipes:
 
     @each_recipe
     def test_it_uses_no_place_that_is_not_filled_in(self, recipe):
-        found = {place for text in texts_of(recipe) for place in re.findall(r"{(\w+)}", text)}
+        found = {place for text in recipe.texts for place in re.findall(r"{(\w+)}", text)}
         assert found <= PLACES
 
     @each_recipe

@@ -64,7 +64,12 @@ class Recipe:
         return self.name.partition("[")[0]
 
     @property
+    def texts(self) -> list[str]:
+        """All strings in which places are filled in."""
+        commands = [part for command in (self.start, *self.prepare) for part in command]
+        return [*commands, *self.environ.values(), *self.files.values()]
+
+    @property
     def wants_postgres(self) -> bool:
         """Whether a place in it is filled with the name of a PostgreSQL database."""
-        texts = (*self.environ.values(), *self.start, *self.files.values())
-        return any("{postgres}" in text for text in texts)
+        return any("{postgres}" in text for text in self.texts)

@@ -35,7 +35,7 @@ AIRFLOW = Recipe(
 
 ZENML = Recipe(
     name="zenml[server]",
-    database="sync SQLModel, SQLite",
+    database="sync SQLModel, SQLite, 5 + 10",
     environ={
         "ZENML_CONFIG_PATH": "{home}/config",
         "ZENML_LOCAL_STORES_PATH": "{home}/stores",
@@ -59,7 +59,7 @@ ZENML = Recipe(
 MLFLOW = Recipe(
     name="mlflow",
     also=("psycopg2-binary",),
-    database="sync SQLAlchemy, PostgreSQL, 5 + 10; most of it in a Flask app mounted in FastAPI",
+    database="sync SQLAlchemy, PostgreSQL, 5 + 10; partly in a mounted Flask app",
     environ={"MLFLOW_DISABLE_TELEMETRY": "true"},
     start=(
         *("{bin}/mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"),

@@ -104,8 +104,8 @@ class Server:
         return text
 
     @contextmanager
-    def running(self, first: bool) -> Iterator[int]:
-        """Start the app, and end it after the block; gives its process group.
+    def running(self, first: bool) -> Iterator[Any]:
+        """Start the app, and end it after the block; gives the process, see `support.started`.
 
         :param first: log in, and add the data
         """
@@ -119,7 +119,7 @@ class Server:
                     self.recipe.seed(self.talk)
                 for ask in self.recipe.asks:
                     self.talk(ask)
-                yield process.pid
+                yield process
             except Exception as exc:
                 raise ChildFailed(
                     f"{exc}\n---- the server's output\n{tail(process.output)}"
