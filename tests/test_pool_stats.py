@@ -186,7 +186,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 engine = make_engine(1, pool_timeout=0.01)
 slow = create_async_engine(f"sqlite+aiosqlite:///{sys.argv[1]}", pool_size=1, max_overflow=0,
-                           pool_timeout=0.01)
+                           pool_timeout=0.01, poolclass=sqlalchemy.pool.AsyncAdaptedQueuePool)
 
 
 def fails():

@@ -292,7 +292,8 @@ ASYNC = """
 from fastapi_overflow._watching.pool_stats import pool_stats
 from sqlalchemy.ext.asyncio import create_async_engine
 
-engine = create_async_engine("sqlite+aiosqlite:///" + sys.argv[1], pool_size=1, max_overflow=0)
+engine = create_async_engine("sqlite+aiosqlite:///" + sys.argv[1], pool_size=1, max_overflow=0,
+                             poolclass=sqlalchemy.pool.AsyncAdaptedQueuePool)
 
 
 async def db():
