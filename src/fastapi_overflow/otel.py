@@ -3,6 +3,11 @@
 Called by the patch or the app, once. It needs the API only (`pip install "fastapi-overflow[otel]"`;
 recent versions of FastAPI bring it) and must never choose an SDK, an exporter or a reader: what is
 done with the numbers is the app's to configure.
+
+Connection pools go by the names of the semantic conventions, `db.client.connection.*`. What the
+OpenTelemetry instrumentation of SQLAlchemy reports doesn't get in the way: it counts connections
+under the conventions' former name, `db.client.connections.usage`, and a meter of its own, so that
+nothing is registered twice even if it takes the new names one day. Use both, or add up one of them.
 """
 
 from __future__ import annotations
@@ -33,9 +38,9 @@ _times: _Times | None = None
 
 
 def instrument(meter_provider: MeterProvider | None = None) -> None:
-    """Report what the threads are doing to OpenTelemetry. Further calls do nothing.
+    """Report what threads and connections are doing to OpenTelemetry. Further calls do nothing.
 
-    All event loops of the process are summed up. May be called before the SDK is set up.
+    All event loops of the process are summed up, and pools with one URL. May be called before the SDK is set up.
 
     :param meter_provider: of the SDK; None: the global one
     """

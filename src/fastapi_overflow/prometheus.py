@@ -75,7 +75,9 @@ class _Times:
 
 
 def instrument(registry: CollectorRegistry = REGISTRY, *, refresh_seconds: float = 5.0) -> None:
-    """Report what the threads are doing to Prometheus: all event loops of the process, summed up.
+    """Report what threads and connections are doing to Prometheus.
+
+    All event loops of the process are summed up, and pools with one URL: the label `pool`.
 
     :param registry: of the app; in multi-process mode what its own metrics are made with
     :param refresh_seconds: between two writes in multi-process mode
