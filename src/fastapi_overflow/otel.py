@@ -40,7 +40,8 @@ _times: _Times | None = None
 def instrument(meter_provider: MeterProvider | None = None) -> None:
     """Report what threads and connections are doing to OpenTelemetry. Further calls do nothing.
 
-    All event loops of the process are summed up, and pools with one URL. May be called before the SDK is set up.
+    All event loops of the process are summed up, and pools with one URL. May be called before the
+    SDK is set up.
 
     :param meter_provider: of the SDK; None: the global one
     """
