@@ -59,6 +59,7 @@ class Door:
     def _queue(self, entry: Entry) -> None:
         account = entry.account
         self._stock.ask_pool(entry.since)
+        self._stock.note_waiting(entry.since)
         if account.claim > account.held:  # by the app's habit: its route's is about to be known
             self._promises.give_up(account)
         self._entries.waiting.append(entry)

@@ -175,6 +175,7 @@ class Ledger:
             self.turns.grant(checkout, now)
         else:
             self.stock.ask_pool(now)
+            self.stock.note_waiting(now)
             self.book.arrivals += 1
             checkout.arrival = self.book.arrivals
             self.queues.add(checkout)

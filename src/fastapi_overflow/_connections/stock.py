@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 IN_USE = 16  # a pool is, where at least one connection in so many is out; a guess
+SHORT_SECONDS = 10.0  # for which a pool of which all were out counts as in use; a guess
 ASK_SECONDS = 0.05  # between two questions to the pool
 
 
@@ -66,6 +67,7 @@ class Stock:
         "_asked",
         "_note_fault",
         "_pressed_until",
+        "_was_short",
         "adrift",
         "aside",
         "awaited",
@@ -92,6 +94,7 @@ class Stock:
         self.out: dict[object, tuple[Any, ...]] = {}  # each a `Taken`
         self.spare = 0
         self._pressed_until = 0.0
+        self._was_short = -math.inf
         self._asked = 0.0
 
     # ---- the sums
@@ -119,14 +122,19 @@ class Stock:
         """Return this number, or how many there are, if they are fewer."""
         return int(min(number, self.capacity))
 
-    @property
-    def is_in_use(self) -> bool:
-        """Whether some have connections for longer than a turn of their event loop.
+    def is_in_use(self, now: float) -> bool:
+        """Tell whether some have connections for longer than a turn of their event loop, or had.
 
         Asked between two turns. What is only set aside doesn't count: else those that have
         something set aside for a while would be why others need that, too.
         """
-        return self.held > 0 and self.held * IN_USE >= self.capacity
+        has_some = self.held > 0 and self.held * IN_USE >= self.capacity
+        return has_some or now - self._was_short < SHORT_SECONDS
+
+    def note_waiting(self, now: float) -> None:
+        """Take note that somebody has to wait."""
+        if self.free <= 0:
+            self._was_short = now
 
     # ---- who may take one
 

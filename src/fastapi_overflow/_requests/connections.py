@@ -127,7 +127,7 @@ def _late_claims(holder: Holder, is_within: bool) -> Claims:
     for kind, habit in list(habits.by_kind.items()):
         ledger = governor.ledger_of(kind) if habit.late else None
         # Else one is free whenever it comes: what is set aside would only make others wait.
-        if ledger is not None and (ledger.stock.is_in_use or now < habit.pressed_until):
+        if ledger is not None and (ledger.stock.is_in_use(now) or now < habit.pressed_until):
             account = holder.account(ledger)
             hops = lease.hops - holder.hops_ahead + is_within
             claim = 0 if account.claim else habit.late_claim(account.takes, hops, is_within, now)
