@@ -10,8 +10,8 @@ import os
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from .faults import never_raises
-from .place import OTHER_METHOD, mount_of, named_by, place_of
+from .faults import tell
+from .place import OTHER_METHOD, named_by, place_of
 
 if TYPE_CHECKING:
     from .._threads.lease import Lease
@@ -61,7 +61,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_over)
 
 
-@never_raises
 def add(lease: Lease, held: float = 0.0, idle: float = 0.0, waited: float = 0.0) -> None:
     """Note what a request has done that ends, if it has reached a route.
 
@@ -70,26 +69,34 @@ def add(lease: Lease, held: float = 0.0, idle: float = 0.0, waited: float = 0.0)
     reached = lease.reached
     if reached is None:
         return
-    route, scope = reached
-    named = named_by(route, scope)
-    key = id(named), scope.get("method")
-    with _lock:
-        found = _by_route.get(key)
-        # Of a mounted app each time: it may be mounted twice, and clients may choose under what.
-        times = _find(key, named, reached) if found is None or mount_of(scope) else found[1]
-        times.requests += 1
-        times.waited_for_thread += lease.waited
-        times.waited_for_connection += waited
-        times.held += held
-        times.idle += idle
+    try:
+        route, scope = reached
+        named = named_by(route, scope) if "fastapi" in scope else route
+        key = id(named), scope.get("method")
+        with _lock:
+            # Of a mounted app each time: it may be mounted twice, and clients may choose where.
+            found = None if "app_root_path" in scope else _by_route.get(key)
+            times = _find(key, named, reached) if found is None else found[1]
+            times.requests += 1
+            if lease.waited:
+                times.waited_for_thread += lease.waited
+            if waited:
+                times.waited_for_connection += waited
+            if held:
+                times.held += held
+                times.idle += idle
+    except Exception as exc:  # a call less than `never_raises`, for each request
+        tell(exc)
 
 
 def _find(key: tuple[int, Any], named: Any, reached: Any) -> RouteTimes:
     name = name_of(reached)
     if name is None or (name not in _by_name and len(_by_name) >= MOST_ROUTES):
         name = OTHERS
-    times = _by_name.setdefault(name, RouteTimes(name))
-    if not name.startswith(OTHER_METHOD):  # clients may send any
+    times = _by_name.get(name)
+    if times is None:
+        times = _by_name[name] = RouteTimes(name)
+    if "app_root_path" not in reached[1] and not name.startswith(OTHER_METHOD):
         if len(_by_route) >= 4 * MOST_ROUTES:
             _by_route.clear()  # routes that an app makes anew: their names are known still
         _by_route[key] = named, times
