@@ -22,7 +22,7 @@ from support import build_wheel, install, make_venv
 # What the apps in the tests use, beside the wheel's own extra `demo`.
 REQUIREMENTS = ("httpx", "jinja2", "opentelemetry-sdk", "python-multipart", "trio", "websockets")
 # Those too, where they can be had: some are not made for Windows, or for a free-threaded Python.
-WHERE_THERE_IS = ("psycopg", "psycopg-binary", "uvloop")
+WHERE_THERE_IS = ("greenlet", "psycopg", "psycopg-binary", "uvloop")
 
 
 @pytest.fixture(
