@@ -142,6 +142,14 @@ class TestInstallation:
         needed = {*HOOKS, "src/fastapi_overflow/py.typed", "tests/conftest.py", "pyproject.toml"}
         assert needed | {"LICENSE", "README.md", "CHANGELOG.md"} <= names
 
+    def test_sdist_has_what_the_readme_links_to(self, sdist):
+        """Whoever reads the README in the sdist finds the pages that it links to."""
+        linked = re.findall(r"\]\(([^):#]+)[^):]*\)", (ROOT / "README.md").read_text())
+        assert "tests/README.md" in linked
+        with tarfile.open(sdist) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        assert set(linked) - names == set()
+
 
 def _files(folder):
     return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}

@@ -2,6 +2,10 @@
 
 Called by the server for each request to that page. It must take no worker thread: it is needed most
 while none is free.
+
+Nothing is mounted by itself. FastAPI's `dependencies=` don't reach a mounted app, so guard the path
+in the proxy, or by `Mount("/threads", StatusApp(), middleware=[...])`. What programs get is shown
+in the source, in `_watching/README.md`.
 """
 
 from __future__ import annotations

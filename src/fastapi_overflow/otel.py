@@ -8,6 +8,10 @@ Connection pools go by the names of the semantic conventions, `db.client.connect
 OpenTelemetry instrumentation of SQLAlchemy reports doesn't get in the way: it counts connections
 under the conventions' former name, `db.client.connections.usage`, and a meter of its own, so that
 nothing is registered twice even if it takes the new names one day. Use both, or add up one of them.
+
+`db.client.connection.pool.name` is the engine's URL without password and query; 50 pools have a
+name of their own, the rest go together. What the SDK collects is shown in the source, in
+`_watching/README.md`.
 """
 
 from __future__ import annotations

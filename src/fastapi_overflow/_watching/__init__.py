@@ -4,4 +4,5 @@ Layout: observer (told by each pool: stalls, and each hop while somebody measure
 stall_log (a stall from its beginning to its end), stacks (what threads are doing), stats (the
 numbers), metrics (their names and how they are exported), advice (what
 to change), with the routes, the reading of their code, and a module for each kind of advice.
+In the source, README.md shows what an operator sees of all this, with outputs as they came.
 """
