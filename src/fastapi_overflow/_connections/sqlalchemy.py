@@ -41,8 +41,9 @@ class Governor:
         self._requests = requests
         # By kind: the one of the latest pool.
         self._latest: weakref.WeakValueDictionary[object, Ledger] = weakref.WeakValueDictionary()
-        self._all: weakref.WeakSet[Ledger] = weakref.WeakSet()
-        self._watched: weakref.WeakSet[WatchedPool] = weakref.WeakSet()
+        # By their ids.
+        self._all: weakref.WeakValueDictionary[int, Ledger | WatchedPool]
+        self._all = weakref.WeakValueDictionary()
 
     @property
     def has_ledgers(self) -> bool:
@@ -58,7 +59,9 @@ class Governor:
 
     def pools(self) -> list[Ledger | WatchedPool]:
         """Return who has the connections of each pool, be it bounded or only watched."""
-        return [*list(self._all), *list(self._watched)]
+        # In one step, as above.
+        found = (reference() for reference in self._all.valuerefs())
+        return [pool for pool in found if pool is not None]
 
     # ---- what stands in the place of the pools' own methods
 
@@ -210,7 +213,7 @@ class Governor:
                     view = PoolView(pool)
                     watched = pool.__dict__.setdefault(WATCHED, WatchedPool(view))
                     pool.__dict__[OUT] = watched.out
-                    self._watched.add(watched)
+                    self._all[id(watched)] = watched
                 return None
             kind = pool.__dict__.setdefault(KIND, object())
             ledger: Ledger = pool.__dict__.setdefault(
@@ -218,7 +221,7 @@ class Governor:
             )
             pool.__dict__[OUT] = ledger.out
             self._latest[kind] = ledger
-            self._all.add(ledger)
+            self._all[id(ledger)] = ledger
         except Exception as exc:
             pool.__dict__[LEDGER] = None
             self._requests.failed(exc)
@@ -254,5 +257,4 @@ class Governor:
         for ledger in self.pools():
             ledger.pool.forget_ledger()
         # What a thread of the parent's was in the middle of keeps its ledgers alive here.
-        self._latest, self._all = weakref.WeakValueDictionary(), weakref.WeakSet()
-        self._watched = weakref.WeakSet()
+        self._latest, self._all = weakref.WeakValueDictionary(), weakref.WeakValueDictionary()

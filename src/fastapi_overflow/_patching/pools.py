@@ -93,10 +93,13 @@ def _on_import(module: ModuleType) -> None:
     hops.note_hop_outside = holder_here.note_hop_outside
     engine = _name_pools(module, holder_here.governor)
     for each in instances_of(pool.QueuePool, engine):
-        if isinstance(each, pool.QueuePool):
-            holder_here.governor.govern(each)
-        else:
-            holder_here.governor.note_engine(each.pool, each.dialect, each.url)
+        try:
+            if isinstance(each, pool.QueuePool):
+                holder_here.governor.govern(each)
+            else:
+                holder_here.governor.note_engine(each.pool, each.dialect, each.url)
+        except Exception:  # noqa: S112 - not initialised yet, or of a class of the app's
+            continue
 
 
 def _name_pools(module: ModuleType, governor: Any) -> type | None:

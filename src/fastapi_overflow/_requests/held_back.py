@@ -22,6 +22,13 @@ from .._threads.lease import Lease
 from .faults import never_raises, tell
 from .signal_of_loop import Signal
 
+# Seconds for which a request waits at most before or after a hop. A guess: a burst that is larger
+# than the pool must have its chance.
+LATE_SECONDS = 1.0
+
+# How anyio's cancellations begin, from 3.7 to 4.16.
+BY_SCOPE = "Cancelled by cancel scope"
+
 Wait: TypeAlias = Coroutine[Any, Any, None]
 
 # What a request needs before it begins: of which pools, and how many set aside.
@@ -33,28 +40,28 @@ def be_let_in(
     holder: Holder,
     claims: Claims,
     seconds: float | None = None,
-    may_refuse: bool = True,
+    is_late: bool = False,
 ) -> Wait | None:
     """Let a request go on as soon as it is let in by one ledger after the other.
 
     :param seconds: to wait at most, for what may turn out to be needless; None: for what requests
         of its kind need, as long as the pools move
-    :param may_refuse: whether it may be turned away, where an operator says so
+    :param is_late: whether it has begun: then it isn't turned away
     """
     for n, (ledger, claim) in enumerate(claims):
         if not ledger.door.lets_in(holder.account(ledger), claim):
-            return _wait_to_be_let_in(lease, holder, claims[n:], seconds, may_refuse)
-        if claim and seconds is None:
+            return _wait_to_be_let_in(lease, holder, claims[n:], seconds, is_late)
+        if claim and (seconds is None or is_late):
             _hold(lease, holder)
         _look_at(ledger)
     return None
 
 
 async def _wait_to_be_let_in(
-    lease: Lease, holder: Holder, claims: Claims, seconds: float | None, may_refuse: bool
+    lease: Lease, holder: Holder, claims: Claims, seconds: float | None, is_late: bool
 ) -> None:
     patience = lease.pool.patience
-    may_refuse = may_refuse and holder.endpoint is not None and patience is not None
+    may_refuse = holder.endpoint is not None and patience is not None and not is_late
     refusal = lease.refusal if may_refuse else None
     waits_for = deque(claims)
     rounds = 3
@@ -81,7 +88,7 @@ async def _wait_to_be_let_in(
             # Its time is up, or it is cancelled: then what was set aside goes with the request.
             lease.pool.held_back -= 1
             is_in = ledger.door.leave(entry)
-        if is_in and claim and seconds is None:
+        if is_in and claim and (seconds is None or is_late):
             _hold(lease, holder)
         elif seconds is not None and not is_in:
             break  # it goes on without
@@ -102,11 +109,14 @@ def be_let_in_late(
 ) -> Wait | None:
     """Let a request go on before or after a hop, as `be_let_in` does before it begins.
 
+    For a second at most, and never again once that was in vain: it may have a lock of the app's,
+    and it may be about to take none.
+
     :param has_result: whether the hop has returned something that may have to be closed: then the
         wait raises nothing
     """
     began_at = holder.began_at()
-    wait = be_let_in(lease, holder, claims, may_refuse=False)
+    wait = be_let_in(lease, holder, claims, LATE_SECONDS, is_late=True)
     if wait is None:
         holder.begin_later(began_at, 0.0)
         return None
@@ -118,23 +128,44 @@ async def _wait_late(
 ) -> None:
     """Wait before or after a hop.
 
-    Where there is a result a cancellation ends the wait, and the task is cancelled again at once:
-    so that it is raised where the app waits for something next.
+    Where there is a result a cancellation ends the wait, and is raised where the app waits for
+    something next.
     """
     since = time.monotonic()
     try:
         await wait
     except asyncio.CancelledError as exc:
-        task = asyncio.current_task()
-        if not has_result or task is None:
+        if not has_result or not _comes_again(exc):
             raise
-        if sys.version_info >= (3, 11):
-            task.uncancel()  # who counts them counts this one once
-        task.cancel(*exc.args)
     except Exception as exc:
         tell(exc)
     finally:
-        holder.begin_later(began_at, time.monotonic() - since)
+        seconds = time.monotonic() - since
+        if seconds >= LATE_SECONDS:
+            holder.is_late = False
+        holder.begin_later(began_at, seconds)
+
+
+def _comes_again(exc: asyncio.CancelledError) -> bool:
+    """Tell whether a cancellation that is swallowed is raised where the task waits next.
+
+    anyio sees to that itself, as long as the scope is open. Of any other we do: in the next turn,
+    unless whoever has cancelled the task has taken it back by then, as a timeout does whose block
+    has ended. That can be told from Python 3.11 on.
+    """
+    if exc.args and str(exc.args[0]).startswith(BY_SCOPE):
+        return True
+    task = asyncio.current_task()
+    if task is None or sys.version_info < (3, 11):
+        return False
+    asyncio.get_running_loop().call_soon(_cancel_again, task, exc.args, context=Context())
+    return True
+
+
+def _cancel_again(task: Any, args: tuple[Any, ...]) -> None:
+    if not task.done() and task.cancelling():
+        task.cancel(*args)
+        task.uncancel()  # who counts them counts this one once
 
 
 def _hold(lease: Lease, holder: Holder) -> None:

@@ -6,9 +6,11 @@ line a minute of each kind and pool, and never have those wait that tell it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from inspect import iscoroutinefunction
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -37,6 +39,7 @@ class ConnectionLog:
     def __init__(self) -> None:
         self._how_often = HowOften()
         self._told: dict[tuple[str, Place, str], str] = {}
+        self._writes_in = 0  # the process in which a thread writes what comes back
 
     def seen(self) -> list[str]:
         """Return what has been told of single routes, for `advise()`."""
@@ -80,6 +83,9 @@ class ConnectionLog:
 
     def leaked(self, taken: Taken, place: Place) -> None:
         """A request has ended and its connection is still out a second later."""
+        if self._writes_in != os.getpid():
+            self._writes_in = os.getpid()
+            _start(_write_later, name="returns")
         name = taken.account.ledger.pool.name()
         suppressed = self._how_often.may_tell("connection_leaked", name)
         if suppressed is None:
@@ -110,7 +116,7 @@ class ConnectionLog:
             inform,
             "A connection is back that had leaked: one of %s that %s took%s, after %.1f s.",
             (name, route, _at(line), seconds),
-            here=True,
+            by_collector=True,
             event="connection_back",
             pool=name,
             route=route,
@@ -215,7 +221,7 @@ def _tell(
     text: str,
     args: tuple[object, ...],
     *,
-    here: bool = False,
+    by_collector: bool = False,
     **fields: Any,
 ) -> None:
     """Log a record, in a thread of its own.
@@ -223,22 +229,39 @@ def _tell(
     A handler of the app's may block, or take a connection itself: where those wait for one that
     tell this, or on the event loop, it would keep others waiting.
 
-    :param here: in this thread: the garbage collector may be at work, in the middle of whatever a
-        new thread needs
+    :param by_collector: whether the garbage collector may be at work, in the middle of whatever a
+        new thread or a handler needs
     """
     if fields["suppressed"]:
         text += " %d before this one were not logged."
         args += (fields["suppressed"],)
-    if not here:
-        try:
-            Thread(
-                target=how,
-                args=(text, *args),
-                kwargs={"extra": fields},
-                name="fastapi_overflow log",
-                daemon=True,
-            ).start()
-            return
-        except RuntimeError:
-            pass  # no more threads, or the interpreter ends
-    how(text, *args, extra=fields)
+    if by_collector:
+        _later.put((how, text, args, fields))
+    elif not _start(how, text, *args, extra=fields):
+        how(text, *args, extra=fields)
+
+
+def _start(function: Callable[..., None], *args: Any, name: str = "log", **kwargs: Any) -> bool:
+    """Call a function in a thread of its own; tell whether there is one."""
+    try:
+        Thread(
+            target=function,
+            args=args,
+            kwargs=kwargs,
+            name=f"fastapi_overflow {name}",
+            daemon=True,
+        ).start()
+    except RuntimeError:
+        return False  # no more threads, or the interpreter ends
+    return True
+
+
+# What the garbage collector has found out: this queue may be put to in the middle of itself.
+_later: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+
+
+def _write_later() -> None:
+    """Log what comes into the queue, in a thread of its own: once a leak has been told."""
+    while True:
+        how, text, args, fields = _later.get()
+        how(text, *args, extra=fields)

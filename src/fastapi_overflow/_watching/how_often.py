@@ -5,6 +5,7 @@ Asked before each record of the connections' log, in any thread. It must stay sm
 
 from __future__ import annotations
 
+import os
 import time
 from threading import RLock
 
@@ -21,6 +22,11 @@ class HowOften:
         self._lock = RLock()
         self._last: dict[tuple[str, str], float] = {}
         self._suppressed: dict[tuple[str, str], int] = {}
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._start_over)
+
+    def _start_over(self) -> None:
+        self._lock = RLock()  # another thread of the parent's may have been at it
 
     def may_tell(self, kind: str, pool: str) -> int | None:
         """Return how many of a kind were left out before this one; None if this one is to be."""
