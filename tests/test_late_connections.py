@@ -6,6 +6,8 @@ pool of one, which another request keeps.
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from child_tools import run_child
@@ -132,6 +134,92 @@ class TestAfterAHop:
     def test_cancelled(self, how):
         """Cancelled there, it gets what its hop has returned, and is cancelled right after that."""
         assert run_child(APP + CANCELLED, how) == ["cancelled", 1, 1, 0, 0]
+
+
+MANY_HOPS = """
+from fastapi_overflow._requests import held_back
+held_back.LATE_SECONDS = 0.05
+waited = []
+original = held_back._wait_late
+def counting(*args):
+    waited.append(None)
+    return original(*args)
+held_back._wait_late = counting
+@app.get("/many")
+async def many(takes: bool = True):
+    await anyio.sleep(0.2)
+    for _ in range(1 if takes else 5):
+        await run_in_threadpool(opened.append, None)
+    if takes:
+        made.connect().close()
+async def main():
+    await learn()
+    for _ in range(5):
+        await call(app, "/many")
+    waited.clear(), opened.clear()
+    statuses = []
+    async def request():
+        statuses.extend(await call(app, "/many", {"query_string": b"takes=0"}))
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, app, "/kept")
+        await until(lambda: begun)
+        group.start_soon(request)
+        await until(lambda: statuses)
+        kept[0].set()
+    check(made)
+    print(json.dumps([len(waited), len(opened), statuses]))
+anyio.run(main)
+"""
+
+TIMEOUT = """
+from fastapi_overflow._requests import held_back
+held_back.LATE_SECONDS = 60
+@app.get("/bounded")
+async def bounded(seconds: float = 30):
+    await anyio.sleep(0.2)
+    timeout = {"asyncio": asyncio.timeout, "anyio": anyio.move_on_after}[sys.argv[1]]
+    with_timeout = timeout(seconds)
+    if sys.argv[1] == "asyncio":
+        async with with_timeout:
+            await run_in_threadpool(opened.append, None)
+    else:
+        with with_timeout:
+            await run_in_threadpool(opened.append, None)
+    if seconds < 30:
+        await anyio.sleep(0.01)
+        return
+    made.connect().close()
+async def main():
+    await learn()
+    for _ in range(5):
+        await call(app, "/bounded")
+    opened.clear()
+    statuses = []
+    async def request():
+        statuses.extend(await call(app, "/bounded", {"query_string": b"seconds=0.5"}))
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, app, "/kept")
+        await until(lambda: begun)
+        group.start_soon(request)
+        await until(waits)
+        await until(lambda: statuses)
+        kept[0].set()
+    check(made)
+    print(json.dumps([len(opened), statuses]))
+anyio.run(main)
+"""
+
+
+class TestInVain:
+    def test_many_hops(self):
+        """A request that takes none after all waits at one hop of its five, not at each."""
+        assert run_child(APP + MANY_HOPS) == [1, 5, [200]]
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is of Python 3.11")
+    @pytest.mark.parametrize("kind", ["asyncio", "anyio"])
+    def test_timeout_ends_with_the_hop(self, kind):
+        """Where a timeout of the app's ends the wait, the request goes on behind its block."""
+        assert run_child(APP + TIMEOUT, kind) == [1, [200]]
 
 
 class TestBeforeAHop:
