@@ -685,6 +685,13 @@ class TestRoutes:
         assert found == ["none", "on the event loop", "none"]
 
 
+def wait_for_workers():
+    """Wait until anyio's workers of ended loops have ended: each keeps its loop's first task."""
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "WorkerThread" and thread.loop.is_closed():
+            thread.join(10)
+
+
 class TestNothingIsKept:
     def test_request(self, made):
         """A connection that leaks keeps nothing of its request alive."""
@@ -700,10 +707,7 @@ class TestNothingIsKept:
             kept.append(await run_in_threadpool(made.connect))
 
         asyncio.run(call(app_with(endpoint), "/0"))
-        # anyio's worker keeps the loop's first task until it ends, which is soon after the loop.
-        for thread in threading.enumerate():
-            if type(thread).__name__ == "WorkerThread" and thread.loop.is_closed():
-                thread.join(10)
+        wait_for_workers()
         gc.collect()
         assert [canary() for canary in canaries] == [None, None]
         assert one_out_of(made).doing == "ended"
