@@ -6,6 +6,8 @@ Called by pytest. Nothing here waits for the clock: times and modes of the sourc
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -127,3 +129,52 @@ class TestCheckBeforeRelease:
                 if entry.filename != hook:
                     less.writestr(entry, whole.read(entry))
         assert self.check(tmp_path) == (1, f"{hook} is not at the root of the wheel\n")
+
+
+class TestReadmeOnThePackageIndex:
+    """`.ci/absolute_links.py`, called by `.ci/build` for a release, makes its links work there."""
+
+    ADDRESS = "https://example.org/some/fastapi-overflow/blob/v1.2.3"
+
+    def made(self, tmp_path: Path, address: str) -> tuple[int, str, str]:
+        """Return exit code, last line of the errors, and the README that came of it."""
+        copy = tmp_path / "README.md"
+        shutil.copy(ROOT / "README.md", copy)
+        script = ROOT / ".ci" / "absolute_links.py"
+        done = run(sys.executable, script, copy, address, timeout=TIMEOUT)
+        return done.returncode, "".join(done.stderr.splitlines()[-1:]), copy.read_text()
+
+    def test_all_links_are_absolute(self, tmp_path):
+        """Each relative link becomes one below the address of the tag; nothing else changes."""
+        before = (ROOT / "README.md").read_text()
+        code, said, after = self.made(tmp_path, self.ADDRESS)
+        assert (code, said) == (0, "")
+        links = re.findall(r"\]\((.*?)\)", after)
+        assert f"{self.ADDRESS}/tests/README.md#what-is-patched" in links
+        assert [link for link in links if not link.startswith("https://")] == []
+        assert after.replace(f"]({self.ADDRESS}/", "](") == before
+
+    def test_refuses_what_is_no_address(self, tmp_path):
+        """A release with a wrong address is stopped, with the value and the rule."""
+        code, said, after = self.made(tmp_path, "main")
+        assert code == 1
+        assert said == "ValueError: ADDRESS is 'main'; it must begin with https:// and a host"
+        assert after == (ROOT / "README.md").read_text()
+
+    @pytest.mark.parametrize("page", ["README.md", "tests/README.md", ".github/CONTRIBUTING.md"])
+    def test_links_lead_to_headings(self, page):
+        """What a link names behind the # is a heading of the page that it leads to."""
+        source = ROOT / page
+        missing = []
+        for link in re.findall(r"\]\((?!https?:)(.*?)\)", source.read_text()):
+            file, _, heading = link.partition("#")
+            target = (source.parent / file).resolve() if file else source
+            if not target.exists() or (heading and heading not in headings(target)):
+                missing.append(link)
+        assert missing == []
+
+
+def headings(page: Path) -> set[str]:
+    """Return the names by which links find the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
