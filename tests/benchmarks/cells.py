@@ -17,18 +17,41 @@ from shared import run
 HERE = Path(__file__).parent
 
 MIXED = "/classic,/auth,/eager,/pauses,/stream"
+PATIENCE = 3  # seconds for the last answers, after the last requests were sent
+SILENCE = 2  # seconds without any answer: a deadlock, or as good as one
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the connections send.
+
+    :ivar title: in tables
+    :ivar paths: of the routes, with commas between
+    :ivar probe: seconds between two requests to `/healthz` beside the load, 0 for none
+    :ivar per_second: requests that the slowest server takes in: so much longer may it take, and be
+        silent, as it needs for all connections at that rate
+    """
+
+    title: str
+    paths: str
+    probe: float = 0
+    per_second: int = 250
+
+
 LOADS = {
-    "a": ("classic", "/classic"),
-    "b": ("auth", "/auth"),
-    "c": ("eager", "/eager"),
-    "d": ("pauses", "/pauses"),
-    "e": ("stream", "/stream"),
-    "f": ("mixed", MIXED),
-    "g": ("plain", "/plain"),
+    "a": Load("classic", "/classic"),
+    "b": Load("auth", "/auth"),
+    "c": Load("eager", "/eager"),
+    "d": Load("pauses", "/pauses"),
+    "e": Load("stream", "/stream"),
+    "f": Load("mixed", MIXED, probe=1),
+    "g": Load("plain", "/plain"),
+    # Where the event loop stands for the query, no server answers more than 200 a second.
+    "h": Load("query on the loop", "/loop", per_second=100),
+    "i": Load("second connection", "/second", per_second=150),
+    "j": Load("slow route, quiet one beside", "/slow", probe=0.02),
 }
 CONNECTIONS = (10, 100, 500, 2000)
-SILENCE = 2  # seconds without any answer: a deadlock, or as good as one
-PER_SECOND = 250  # requests that the slowest server takes in: so much longer may it be silent
 
 
 @dataclass(frozen=True)
@@ -51,15 +74,16 @@ def measure(
 
     :param watch: a file for the app to write its timeline to
     """
-    extra = cell.connections / PER_SECOND
+    load = LOADS[cell.load]
+    extra = cell.connections / load.per_second
     with site.server(database_url, watch) as (port, pid):
         sampler = Sampler(pid)
         sampler.start()
         command = (
-            *(sys.executable, HERE / "client.py", "--port", port, "--paths", LOADS[cell.load][1]),
+            *(sys.executable, HERE / "client.py", "--port", port, "--paths", load.paths),
             *("--connections", cell.connections, "--seconds", seconds),
-            *("--silence", SILENCE + extra, "--cap", seconds + 3 + extra),
-            *(("--probe", 1) if cell.load == "f" else ()),
+            *("--silence", SILENCE + extra, "--cap", seconds + PATIENCE + extra),
+            *(("--probe", load.probe) if load.probe else ()),
             *(("--timeline",) if watch else ()),
         )
         done = run(*command, timeout=120, check=True)

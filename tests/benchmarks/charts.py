@@ -13,7 +13,8 @@ import matplotlib as mpl
 mpl.use("svg")
 
 import matplotlib.pyplot as plt
-from cells import CONNECTIONS
+from cells import CONNECTIONS, LOADS
+from contestants import HAND_TUNED, OURS
 
 GREY = "#808080"
 COLOURS = {
@@ -22,10 +23,10 @@ COLOURS = {
     "stock, 1000 threads": "#c2a23a",
     "fastapi-overflow 0.1.0": "#b06fc4",
     "fastapi-overflow 0.1.x": "#8a6fd1",
-    "max_concurrency=15": "#3c8dd0",
+    HAND_TUNED: "#3c8dd0",
     "async rewrite": "#3aa6a6",
     "gunicorn threads": "#8c8c8c",
-    "this package": "#3fa34d",
+    OURS: "#3fa34d",
     "this package, limit 17": "#7fbf6a",
 }
 GREEN = {"color": "#3fa34d", "linewidth": 2.5}
@@ -48,10 +49,27 @@ STYLE = {
 }
 
 
+# Of each load that is charted: the file, and what is shown on the left and on the right.
+CHARTS = {
+    "f": ("connections.svg", "success_rate", "p99"),
+    "h": ("loop.svg", "success_rate", "p99"),
+    "i": ("second.svg", "success_rate", "p99"),
+    "j": ("quiet.svg", "throughput", "health_p99"),
+}
+TITLES = {
+    "success_rate": "requests that succeed, %",
+    "p99": "p99 of all, seconds",
+    "throughput": "requests a second to the slow route",
+    "health_p99": "p99 of the quiet route, seconds",
+}
+
+
 def draw(report: dict[str, Any], folder: Path) -> None:
     with mpl.rc_context(STYLE):
-        if any(key.startswith("f ") for found in report["cells"].values() for key in found):
-            _by_connections(report, folder)
+        for load, (file, _, _) in CHARTS.items():
+            found = _lines(report, load)
+            if found:
+                _by_connections(found, load, folder / file)
         if "timeline" in report:
             _timeline(report["timeline"], folder)
 
@@ -61,41 +79,50 @@ def _save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
-def _by_connections(report: dict[str, Any], folder: Path) -> None:
-    figure, (rate, p99) = plt.subplots(1, 2, figsize=(10, 4))
-    for name, cells in report["cells"].items():
-        found = [(n, cells[f"f {n}"]) for n in CONNECTIONS if cells.get(f"f {n}")]
-        style = {
-            "color": COLOURS[name],
-            "label": name,
-            "marker": "o",
-            "markersize": 4,
-            "linewidth": 3 if name == "this package" else 1.5,
-            "zorder": 3 if name == "this package" else 2,
-        }
-        rate.plot([n for n, _ in found], [c["success_rate"] * 100 for _, c in found], **style)
-        some = [(n, c["p99"]) for n, c in found if c["p99"] is not None]
-        p99.plot([n for n, _ in some], [value for _, value in some], **style)
-    for axes, title in (
-        (rate, "requests that succeed, %"),
-        (p99, "p99 of all, seconds"),
-    ):
+def _lines(report: dict[str, Any], load: str) -> dict[str, list[tuple[int, dict[str, Any]]]]:
+    """Return by contestant the cells of a load; those that have but one are in the tables."""
+    found = {
+        name: [(n, cells[f"{load} {n}"]) for n in CONNECTIONS if f"{load} {n}" in cells]
+        for name, cells in report["cells"].items()
+    }
+    return {name: cells for name, cells in found.items() if len(cells) > 1}
+
+
+def _by_connections(
+    found: dict[str, list[tuple[int, dict[str, Any]]]], load: str, path: Path
+) -> None:
+    figure, both = plt.subplots(1, 2, figsize=(10, 4))
+    for axes, what in zip(both, CHARTS[load][1:], strict=True):
+        for name, cells in found.items():
+            known = [(n, c[what]) for n, c in cells if c[what] is not None]
+            axes.plot(
+                [n for n, _ in known],
+                [value * (100 if what == "success_rate" else 1) for _, value in known],
+                color=COLOURS[name],
+                label=name,
+                marker="o",
+                markersize=4,
+                linewidth=3 if name == OURS else 1.5,
+                zorder=3 if name == OURS else 2,
+            )
         axes.set_xscale("log")
         axes.set_xticks(CONNECTIONS, [str(n) for n in CONNECTIONS])
         axes.minorticks_off()
-        axes.set_xlabel("connections, mixed load")
-        axes.set_title(title)
-    rate.set_ylim(-3, 103)
-    p99.set_yscale("log")
-    handles, labels = rate.get_legend_handles_labels()
+        axes.set_xlabel(f"connections, {LOADS[load].title}")
+        axes.set_title(TITLES[what])
+        if what == "success_rate":
+            axes.set_ylim(-3, 103)
+        elif what != "throughput":
+            axes.set_yscale("log")
+    handles, labels = both[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=5)
-    _save(figure, folder / "connections.svg")
+    _save(figure, path)
 
 
 def _timeline(found: dict[str, Any], folder: Path) -> None:
     until = max(run["wall"] for run in found.values())
     figure, rows = plt.subplots(2, 1, figsize=(10, 6), sharex=True, sharey=True)
-    for axes, name in zip(rows, ("stock", "this package"), strict=True):
+    for axes, name in zip(rows, ("stock", OURS), strict=True):
         run = found[name]
         samples = [s for s in run["samples"] if -0.05 <= s[0] <= until]
         times = [t for t, _, _ in samples]

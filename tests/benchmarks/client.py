@@ -73,6 +73,7 @@ class Load:
         self.in_flight = 0
         self.last_answer = 0.0
         self.health: list[float] = []
+        self.asked: list[asyncio.Task[None]] = []
 
     def connected(self, connection: Connection) -> None:
         if connection not in self.connections[-1:]:
@@ -118,23 +119,27 @@ class Load:
         return connection
 
     async def probe(self) -> None:
-        """GET /healthz now and then, on a connection of its own, beside the load."""
-        request = b"GET /healthz HTTP/1.1\r\nHost: bench\r\n\r\n"
+        """Ask a quiet route at fixed times beside the load, whether it has answered or not."""
         while self.sending:
-            start = clock()
+            self.asked.append(asyncio.ensure_future(self.ask()))
+            await asyncio.sleep(self.args.probe)
+
+    async def ask(self) -> None:
+        """GET /healthz on a connection of its own."""
+        start = clock()
+        took = -1.0  # refused, or unanswered at the end
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.args.port)
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.args.port)
-                writer.write(request)
-                answer = await asyncio.wait_for(reader.read(12), self.args.cap)
-                ok = answer.endswith(b"200")
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: bench\r\n\r\n")
+                if (await reader.readexactly(12)).endswith(b"200"):
+                    took = clock() - start
+            finally:
                 writer.close()
-            except (OSError, TimeoutError):
-                ok = False
-            except asyncio.CancelledError:
-                self.health.append(-1)  # unanswered at the end
-                raise
-            self.health.append(clock() - start if ok else -1)
-            await asyncio.sleep(max(0.0, self.args.probe - (clock() - start)))
+        except (OSError, EOFError):
+            pass
+        finally:
+            self.health.append(took)
 
     async def run(self) -> dict[str, Any]:
         args = self.args
@@ -165,15 +170,15 @@ class Load:
             now = clock()
             if now - start >= args.seconds:
                 self.sending = False
-            if not self.sending and self.in_flight <= 0:
+            if not self.sending and self.in_flight <= 0 and all(t.done() for t in self.asked):
                 break
             if now - start >= args.cap or now - self.last_answer >= args.silence:
                 break
         self.sending = False
-        if probe:
-            probe.cancel()
-            await asyncio.gather(probe, return_exceptions=True)
+        for task in (*self.asked, *((probe,) if probe else ())):
+            task.cancel()
         end = clock()
+        await asyncio.gather(*self.asked, return_exceptions=True)
         unanswered = max(self.in_flight, 0)
         # What was never answered has waited until now, and longer.
         self.latencies += [end - c.sent_at for c in self.connections if c.busy]

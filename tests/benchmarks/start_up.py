@@ -21,8 +21,8 @@ from pathlib import Path
 
 import micro
 from contestants import Contestant, python_of, versions, wrapt_python
+from formats import table
 from shared import child_environment
-from tables import table
 
 # Key of the environment, whether the package is disabled.
 ROWS = {

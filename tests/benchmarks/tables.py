@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import CONNECTIONS, LOADS, PER_SECOND, SILENCE
-from contestants import POOL_CAPACITY
+from cells import CONNECTIONS, LOADS, PATIENCE, SILENCE
+from contestants import POOL_CAPACITY, TUNED
+from formats import number, percent, ratio, seconds, table
+from goals import goals, said
 
-FIGURES = ("success_rate", "throughput", "p50", "p99", "max", "threads", "memory", "cpu_ms")
 QUERIES = {"a": 1, "b": 2, "c": 1, "d": 2, "e": 1}
-HAND_TUNED = "max_concurrency=15"
-OURS = "this package"
 PLACES = {
     "inside": "inside a request",
     "outside": "outside any request",
@@ -21,26 +20,8 @@ PLACES = {
 }
 
 
-def seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def percent(value: float) -> str:
-    # Never round up to a success that wasn't.
-    return "100 %" if value == 1 else f"{int(value * 1000) / 10:g} %"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def document(report: dict[str, Any]) -> str:
-    parts = [_head(report), _summary(report), _goals(report)]
+    parts = [_head(report), _summary(report), _quiet(report), _goals(report)]
     if "micro" in report:
         parts.append(_micro(report["micro"]))
     parts += ["## Every cell\n", *_cells(report), _versions(report)]
@@ -59,23 +40,37 @@ database share its cores, so throughput is that of the whole.
 
 The load generator keeps so many connections open and sends each its next request when it has its
 answer, for {report["seconds"]:g} s; what is under way then is waited for, but not for ever. Without
-an answer {3 + report["seconds"]:g} s after the start, or after {SILENCE} s in which nothing at all
-is answered (both a second more per {PER_SECOND} connections), requests count as failed.
+an answer {PATIENCE + report["seconds"]:g} s after the start, or after {SILENCE} s in which nothing
+at all is answered, requests count as failed. Both are longer by the time that all connections need
+at {LOADS["a"].per_second} requests a second ({LOADS["h"].per_second} for (h), and
+{LOADS["i"].per_second} for (i)).
 SQLAlchemy's default pool: 5 connections and 10 more; its `pool_timeout` is lowered from 30 s to
-{timeout} s for all, so that a deadlock shows in reasonable time. A query takes 5 ms (`pg_sleep`).
+{timeout} s for all, so that a deadlock shows in reasonable time. A query takes 5 ms (`pg_sleep`),
+the slow route of (j) 100 ms (`time.sleep`).
+
+Hand-tuned is `max_concurrency` of FastAPI's `Depends`: {TUNED["one connection"]} for the session,
+{TUNED["on the loop"]} where the endpoint queries on the event loop (h), {TUNED["two connections"]}
+where it takes a second connection (i), and {TUNED["slow"]} of 40 threads for the slow route of (j).
 
 Latencies are those of all requests; one that failed or was never answered counts with the time
-until then. Throughput is what was answered, over the time until the last of it was. Medians over
-the rounds there was time for: two, and more for this package, the hand-tuned contestant and stock
-at 500 connections; the last tables have the number for each. A contestant that has lost more than a
-tenth of a cell's requests does not measure it again. Left out, for time: loads (b) to (e) at other
-than 500 connections; (a), (g) and SQLite for other than stock, the hand-tuned one and this package.
-"""
+until then. Throughput is what was answered, over the time until the last of it was. Both are
+medians over the rounds: {report["rounds"]} for this package and the hand-tuned contestant,
+{2 * report["other_rounds"]} for stock, {report["other_rounds"]} for the others, as far as there
+was time; the last tables have the number for each. Success is that of all requests of all rounds.
+Who has lost more than a tenth of a cell's requests does not take it again, but for the two that are
+compared. Left out, for time: loads (b) to (e) at other than 500 connections; for all but stock, the
+hand-tuned contestant and this package also all others but the mixed one.
+{_errors(report)}"""
+
+
+def _errors(report: dict[str, Any]) -> str:
+    if not report["errors"]:
+        return ""
+    return "\nMeasurements that failed:\n\n" + "".join(f"* {e}\n" for e in report["errors"])
 
 
 def _cell(report: dict[str, Any], contestant: str, key: str) -> dict[str, Any] | None:
-    found = report["cells"][contestant].get(key)
-    return found if found else None
+    return report["cells"][contestant].get(key)
 
 
 def _summary(report: dict[str, Any]) -> str:
@@ -90,7 +85,7 @@ def _summary(report: dict[str, Any]) -> str:
         for name in report["cells"]:
             cells = [_cell(report, name, key) for key in keys]
             rows.append([name, *(show(c) if c else "" for c in cells)])
-        head = ["", *(f"({load}) {LOADS[load][0]}" for load in LOADS)]
+        head = ["", *(f"({load}) {LOADS[load].title}" for load in LOADS)]
         parts.append(f"## {title}\n\n{table(head, rows)}")
     rows = []
     for name in report["cells"]:
@@ -107,25 +102,46 @@ def _summary(report: dict[str, Any]) -> str:
         ]
         rows.append([name, *shown])
     head = ["", "500 connections", "2000 connections"]
-    title = "(h) `/healthz` once a second beside the mixed load: worst answer"
+    title = "`/healthz` once a second beside the mixed load: worst answer"
     parts.append(f"## {title}\n\n{table(head, rows)}")
     return "\n".join(parts)
 
 
+def _quiet(report: dict[str, Any]) -> str:
+    parts = ["## A quiet route beside the slow one (j): `/healthz`, asked 50 times a second\n"]
+    for n in CONNECTIONS:
+        found = {name: _cell(report, name, f"j {n}") for name in report["cells"]}
+        rows = [
+            [name, number(c["throughput"])]
+            + [seconds(c[f"health_{figure}"]) for figure in ("p50", "p99", "worst")]
+            + [f"{c['health_failed']} of {c['health_asked']}"]
+            for name, c in found.items()
+            if c
+        ]
+        head = [f"{n} connections", "slow route, per second", "p50", "p99", "worst", "unanswered"]
+        if rows:
+            parts.append(table(head, rows))
+    return "\n".join(parts)
+
+
 def _goals(report: dict[str, Any]) -> str:
+    found = goals(report)
     rows = []
-    for key, ours in report["cells"].get(OURS, {}).items():
-        tuned, stock = _cell(report, HAND_TUNED, key), _cell(report, "stock", key)
-        if not ours:
-            continue
-        row = [f"({key.split()[0]}) {key.split(' ', 1)[1]}", percent(ours["success_rate"])]
-        for figure, other in (("throughput", tuned), ("p99", tuned), ("throughput", stock)):
-            fair = other and other[figure] and ours[figure] and other["success_rate"] == 1
-            row.append(f"{ours[figure] / other[figure]:.2f}" if fair else "")
-        load = key.split()[0]
-        limit = POOL_CAPACITY / (0.005 * QUERIES[load]) if load in QUERIES else None
-        row.append(f"{ours['throughput'] / limit:.2f}" if limit else "")
-        rows.append(row)
+    for goal in found:
+        limit = POOL_CAPACITY / (0.005 * QUERIES[goal.load]) if goal.load in QUERIES else None
+        rows.append(
+            [
+                f"({goal.load}) {goal.where}",
+                percent(goal.ours["success_rate"]),
+                ratio(goal.throughput),
+                f"{goal.p99:.2f}" if goal.p99 else "",
+                ratio(goal.of_stock),
+                f"{goal.ours['throughput'] / limit:.2f}" if limit else "",
+                "{} to {}".format(*(number(value) for value in goal.range)),
+                "{}, {}".format(*goal.rounds),
+                "yes" if goal.kept else "**no**",
+            ]
+        )
     head = [
         "load, connections",
         "succeeded",
@@ -133,10 +149,13 @@ def _goals(report: dict[str, Any]) -> str:
         "p99 / hand-tuned",
         "throughput / stock",
         "throughput / (pool / query time)",
+        "per second in the rounds",
+        "rounds, hand-tuned's",
+        "goal kept",
     ]
     return f"""## This package against the hand-tuned `max_concurrency`, and stock
 
-Ratios are left out where the other lost requests.
+{said(found)} Ratios are of medians, rounded down, and left out where the other lost requests.
 
 {table(head, rows)}"""
 
@@ -199,7 +218,7 @@ def _cells(report: dict[str, Any]) -> list[str]:
         load, rest = key.split(" ", 1)
         head = ["", "succeeded", "per second", "p50", "p99", "max", "threads", "MiB"]
         head += ["CPU ms per request", "rounds"]
-        parts.append(f"### ({load}) {LOADS[load][0]}, {rest} connections\n\n{table(head, rows)}")
+        parts.append(f"### ({load}) {LOADS[load].title}, {rest} connections\n\n{table(head, rows)}")
     return parts
 
 

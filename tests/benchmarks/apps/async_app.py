@@ -94,6 +94,26 @@ async def plain() -> Any:
     return {"id": 1, "name": "one"}
 
 
+@app.get("/loop", response_model=Item)
+async def loop(db: DB) -> Any:
+    await db.execute(QUERY)
+    return {"id": 1, "name": "one"}
+
+
+@app.get("/second", response_model=Item)
+async def second(db: DB) -> Any:
+    await db.execute(QUERY)
+    async with SessionLocal() as own:
+        await own.execute(QUERY)
+    return {"id": 1, "name": "one"}
+
+
+@app.get("/slow", response_model=Item)
+async def slow() -> Any:
+    await asyncio.sleep(0.1)
+    return {"id": 1, "name": "one"}
+
+
 @app.get("/healthz")
 async def healthz() -> str:
     return "ok"

@@ -73,6 +73,26 @@ def plain() -> dict[str, object]:
     return ITEM
 
 
+@app.get("/loop")
+def loop() -> dict[str, object]:
+    return classic()  # there is no loop
+
+
+@app.get("/second")
+def second() -> dict[str, object]:
+    with SessionLocal() as db:
+        db.execute(QUERY)
+        with SessionLocal() as own:
+            own.execute(QUERY)
+        return ITEM
+
+
+@app.get("/slow")
+def slow() -> dict[str, object]:
+    time.sleep(0.1)
+    return ITEM
+
+
 @app.get("/healthz")
 def healthz() -> str:
     return "ok"

@@ -7,9 +7,10 @@ contestant needs changed in the app's code is switched by BENCH_ variables, and 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 PATCH = os.environ.get("BENCH_PATCH")  # fastapi-overflow 0.1.x: no hook, an explicit call
 LIMIT = os.environ.get("BENCH_LIMIT")  # threads
 WATCH = os.environ.get("BENCH_WATCH")  # a file, for the timeline
-MAX_CONCURRENCY = os.environ.get("BENCH_MAX_CONCURRENCY")  # FastAPI's own
+TUNED = json.loads(os.environ.get("BENCH_TUNED", "{}"))  # FastAPI's own `max_concurrency`, by name
 
 if PATCH:
     import fastapi_overflow
@@ -84,8 +85,15 @@ def get_db() -> Iterator[Session]:
         db.close()
 
 
-more: dict[str, Any] = {"max_concurrency": int(MAX_CONCURRENCY)} if MAX_CONCURRENCY else {}
-DB = Annotated[Session, Depends(get_db, **more)]
+def tuned(name: str) -> dict[str, Any]:
+    """Return what the hand-tuned app says beside a dependency; older FastAPIs don't know it."""
+    return {"max_concurrency": TUNED[name]} if name in TUNED else {}
+
+
+DB = Annotated[Session, Depends(get_db, **tuned("one connection"))]
+# Each with a limit of its own, for it does something else while it has its connection.
+LoopDB = Annotated[Session, Depends(get_db, **tuned("on the loop"))]
+FirstDB = Annotated[Session, Depends(get_db, **tuned("two connections"))]
 
 
 def get_eager_db(db: DB) -> Session:
@@ -142,6 +150,34 @@ def stream(db: DB) -> StreamingResponse:
 
 @app.get("/plain", response_model=Item)
 def plain() -> Any:
+    return {"id": 1, "name": "one"}
+
+
+@app.get("/loop", response_model=Item)
+async def loop(db: LoopDB) -> Any:
+    db.execute(QUERY)
+    return {"id": 1, "name": "one"}
+
+
+@app.get("/second", response_model=Item)
+def second(db: FirstDB) -> Any:
+    db.execute(QUERY)
+    with SessionLocal() as own:
+        own.execute(QUERY)
+    return {"id": 1, "name": "one"}
+
+
+async def one_of_the_slow() -> AsyncIterator[None]:
+    """Bear the hand-tuned app's limit: async, so that it takes no thread itself."""
+    yield
+
+
+SLOW = [Depends(one_of_the_slow, **tuned("slow"))] if "slow" in TUNED else []
+
+
+@app.get("/slow", response_model=Item, dependencies=SLOW)
+def slow() -> Any:
+    time.sleep(0.1)
     return {"id": 1, "name": "one"}
 
 
