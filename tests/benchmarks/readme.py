@@ -137,7 +137,17 @@ def _quiet(report: Report) -> str:
             lost = f"{c['health_failed']} of {c['health_asked']}"
             rows.append([_name(report, name), number(c["throughput"]), *times, lost])
     head = ["", "slow route, a second", "quiet p50", "p99", "worst", "unanswered"]
-    return table(head, rows)
+    picture = "![Requests to the slow route, and p99 of the quiet one](results/quiet.svg)"
+    return f"{table(head, rows)}\n{picture}\n"
+
+
+def _charts(_: Report) -> str:
+    what = "Requests that succeed, and p99, by connections"
+    return (
+        f"![{what}: mixed load](results/connections.svg)\n\n"
+        f"![{what}: query on the loop](results/loop.svg)\n\n"
+        f"![{what}: second connection](results/second.svg)\n"
+    )
 
 
 def _mixed_health(report: Report) -> str:
@@ -196,6 +206,7 @@ BLOCKS: dict[str, Callable[[Report], str]] = {
     "measured": _measured,
     "succeeded": _succeeded,
     "mixed": _mixed,
+    "charts": _charts,
     "throughput": _throughput,
     "goals": _goals,
     "quiet": _quiet,

@@ -150,6 +150,11 @@ class TestTables:
         figures = re.compile(r"(<!-- [a-z-]+ -->\n).*?(<!-- /)", re.S)
         assert figures.sub(r"\1\2", filled) == figures.sub(r"\1\2", README)
 
+    def test_every_chart_that_the_readme_shows_is_drawn(self, whole: dict[str, Any]) -> None:
+        charts = pytest.importorskip("charts")  # matplotlib is for the benchmark alone
+        shown = set(re.findall(r"results/(\w+\.svg)", readme.fill(README, whole)))
+        assert shown == {file for file, *_ in charts.CHARTS.values()} | {"timeline.svg"}
+
     def test_a_second_filling_changes_nothing(self, whole: dict[str, Any]) -> None:
         filled = readme.fill(README, whole)
         assert readme.fill(filled, whole) == filled
