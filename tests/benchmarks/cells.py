@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ LOADS = {
     "f": Load("mixed", MIXED, probe=1),
     "g": Load("plain", "/plain"),
     # Where the event loop stands for the query, no server answers more than 200 a second.
-    "h": Load("query on the loop", "/loop", per_second=100),
+    "h": Load("query on the loop", "/loop", per_second=60),
     "i": Load("second connection", "/second", per_second=150),
     "j": Load("slow route, quiet one beside", "/slow", probe=0.02),
 }
@@ -74,7 +75,7 @@ def measure(
 
     :param watch: a file for the app to write its timeline to
     """
-    load = LOADS[cell.load]
+    load, start = LOADS[cell.load], time.monotonic()
     extra = cell.connections / load.per_second
     with site.server(database_url, watch) as (port, pid):
         sampler = Sampler(pid)
@@ -86,11 +87,14 @@ def measure(
             *(("--probe", load.probe) if load.probe else ()),
             *(("--timeline",) if watch else ()),
         )
-        done = run(*command, timeout=120, check=True)
-        sampler.stop()
+        try:
+            done = run(*command, timeout=120, check=True)
+        finally:
+            sampler.stop()
     result = json.loads(done.stdout.splitlines()[-1])
     result["threads"] = sampler.threads
     result["memory"] = sampler.memory
     answered = result["succeeded"] + result["failed"]
     result["cpu_ms"] = sampler.cpu / answered * 1000 if answered else None
+    result["took"] = time.monotonic() - start
     return result

@@ -125,7 +125,12 @@ def _goals(report: Report) -> str:
 
     rows = [[f"{n:,}", *(show(load, n) for load in LOADS)] for n in CONNECTIONS]
     head = ["connections", *(TITLES[load] for load in LOADS)]
-    return f"{said(found)}\n\n{table(head, rows)}"
+    rounds = sorted({n for goal in found for n in goal.rounds})
+    many = " to ".join(str(n) for n in rounds[:: max(1, len(rounds) - 1)])
+    return (
+        "As a part of what the hand-tuned contestant answers a second, medians over "
+        f"{many or 'no'} rounds, rounded down:\n\n{table(head, rows)}\n{said(found)}\n"
+    )
 
 
 def _quiet(report: Report) -> str:

@@ -70,6 +70,10 @@ class Rounds:
             if "error" in result
         ]
 
+    def minutes(self) -> float:
+        """Return how long all of it took, of a run that was resumed both parts."""
+        return sum(result.get("took", 0) for result in self._turns.values()) / 60
+
     def cells(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return each cell's figures over its rounds, by contestant."""
         seen: dict[str, dict[str, list[dict[str, Any]]]] = {}

@@ -30,12 +30,12 @@ from goals import goals, said
 from processes import POOL_TIMEOUT, Site
 from rounds import Rounds
 from schedule import Turn, cells, estimate, plan, rounds_of
-from shared import ChildHung, postgres
+from shared import ChildFailed, ChildHung, postgres
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 ROUNDS = "rounds.jsonl"
-FAULTS = (ChildHung, subprocess.SubprocessError, OSError, RuntimeError, ValueError)
+FAULTS = (ChildFailed, ChildHung, subprocess.SubprocessError, OSError, RuntimeError, ValueError)
 
 
 def measure_all(sites: list[Site], turns: Sequence[Turn], rounds: Rounds, args: Any) -> None:
@@ -52,7 +52,7 @@ def measure_all(sites: list[Site], turns: Sequence[Turn], rounds: Rounds, args: 
             if turn.round != behind:
                 behind = turn.round
                 took, left = time.monotonic() - began, estimate(turns[at:], args.seconds)
-                print(f"{took / 60:.1f} minutes; at most {left / 60:.0f} to go", flush=True)
+                print(f"{took / 60:.1f} minutes; about {left / 60:.0f} to go", flush=True)
             always = rounds_of(c, cell, args.rounds, args.other_rounds) == args.rounds
             if not rounds.wanted(turn, always):
                 continue
@@ -127,7 +127,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--other-rounds", type=int, default=1, help="of the others; stock: twice")
     parser.add_argument("--seconds", type=float, default=1, help="of each closed loop")
     parser.add_argument(
-        "--minutes", type=float, default=27, help="of the grid: no measurement starts after that"
+        "--minutes", type=float, default=29, help="of the grid: no measurement starts after that"
     )
     parser.add_argument("--fastapi", default="0.165.0")
     parser.add_argument("--only", metavar="LOADS", help="for example hij", default="".join(LOADS))
@@ -162,7 +162,6 @@ def run_grid(
 
     :param kept: what stays of an earlier report
     """
-    start = time.monotonic()
     today = datetime.date.today()
     report = kept | {
         "date": f"{today.day} {today:%B %Y}",
@@ -187,12 +186,12 @@ def run_grid(
             print(f"timeline: FAILED: {error}", flush=True)
         wanted = [turn for turn in turns if turn.contestant.name in pythons]
         # Written before it is needed: of a killed run, `--part tables` makes the tables.
-        publish(report | {"minutes": 0}, args.into, False)
+        publish(report, args.into, False)
         measure_all(sites, wanted, rounds, args)
     finally:
         for site in sites:
             site.close()
-    return report | {"minutes": round((time.monotonic() - start) / 60, 1)}
+    return report
 
 
 def main() -> None:
@@ -200,7 +199,7 @@ def main() -> None:
     chosen = chosen_cells(args)
     turns = plan(CONTESTANTS, chosen, args.rounds, args.other_rounds)
     expected = estimate(turns, args.seconds) / 60
-    print(f"{len(turns)} measurements in at most {expected:.0f} minutes", flush=True)
+    print(f"{len(turns)} measurements in about {expected:.0f} minutes", flush=True)
     if args.estimate:
         return
     whole = args.into == RESULTS and not args.quick and len(chosen) == len(cells())
@@ -219,7 +218,7 @@ def main() -> None:
         rounds = Rounds(args.into / ROUNDS)
         measured = rounds.cells()
         report["cells"] = {c.name: measured[c.name] for c in CONTESTANTS if c.name in measured}
-        report["errors"] = rounds.errors()
+        report["errors"], report["minutes"] = rounds.errors(), round(rounds.minutes(), 1)
         publish(report, args.into, whole)
         print(said(goals(report)), flush=True)
     if args.part in ("all", "micro") and not args.quick:

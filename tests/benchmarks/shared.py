@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 from postgres import postgres
 from support import (
     ROOT,
+    ChildFailed,
     ChildHung,
     answers,
     build_wheel,
@@ -28,6 +29,7 @@ from support import (
 
 __all__ = [
     "ROOT",
+    "ChildFailed",
     "ChildHung",
     "answers",
     "build_wheel",
