@@ -198,8 +198,9 @@ def main() -> None:
     args = arguments()
     chosen = chosen_cells(args)
     turns = plan(CONTESTANTS, chosen, args.rounds, args.other_rounds)
-    expected = estimate(turns, args.seconds) / 60
-    print(f"{len(turns)} measurements in about {expected:.0f} minutes", flush=True)
+    if args.part in ("all", "grid"):
+        expected = estimate(turns, args.seconds) / 60
+        print(f"{len(turns)} measurements in about {expected:.0f} minutes", flush=True)
     if args.estimate:
         return
     whole = args.into == RESULTS and not args.quick and len(chosen) == len(cells())
