@@ -25,7 +25,7 @@ POOL_CAPACITY = 15  # SQLAlchemy's default: 5, and 10 of overflow
 TUNED = {
     "one connection": POOL_CAPACITY,
     # The loop does one query at a time. More than `pool_size` sessions only make and close the
-    # connections of the overflow: with 15 it answered a quarter less.
+    # connections of the overflow, and the loop stands for each: with 15 it answered a quarter less.
     "on the loop": 5,
     # All have their first, and one connection is left for somebody's second. With 7, so that nobody
     # waits in a thread, it answered a fifth less.
