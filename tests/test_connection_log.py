@@ -25,7 +25,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from child_tools import call, run_child
 from fastapi_overflow._requests import checkouts
-from fastapi_overflow._watching import how_often
+from fastapi_overflow._watching import connection_log, how_often
 from fastapi_overflow._watching.connection_log import ConnectionLog
 from pool_tools import PATIENCE, engine
 
@@ -71,9 +71,7 @@ class Told(logging.Handler):
 
     def settled(self):
         """Return what was told once nothing more can be on its way."""
-        for thread in threading.enumerate():
-            if thread.name == "fastapi_overflow log":
-                thread.join(PATIENCE)
+        assert connection_log.writer.flush(PATIENCE)
         return self.texts()
 
 
@@ -597,7 +595,6 @@ class TestFaults:
     @pytest.mark.parametrize("place", ["_tell", "line_of", "HowOften.may_tell"])
     def test_fault_of_ours(self, made, told, monkeypatch, place):
         """A fault of ours is told once, and the requests are answered."""
-        from fastapi_overflow._watching import connection_log
 
         def fail(*args, **kwargs):
             raise RuntimeError("ours")

@@ -6,12 +6,10 @@ line a minute of each kind and pool, and never have those wait that tell it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
+from functools import partial
 from inspect import iscoroutinefunction
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
 from .. import _settings
@@ -22,6 +20,7 @@ from .._requests.place import Place
 from .connections_out import connections_of
 from .how_often import HowOften
 from .short_of_connections import grouped, in_words, remedy
+from .writer import Writer
 
 _MOST_ROUTES = 1024  # of which it is remembered that they were told
 
@@ -39,7 +38,6 @@ class ConnectionLog:
     def __init__(self) -> None:
         self._how_often = HowOften()
         self._told: dict[tuple[str, Place, str], str] = {}
-        self._writes_in = 0  # the process in which a thread writes what comes back
 
     def seen(self) -> list[str]:
         """Return what has been told of single routes, for `advise()`."""
@@ -83,9 +81,7 @@ class ConnectionLog:
 
     def leaked(self, taken: Taken, place: Place) -> None:
         """A request has ended and its connection is still out a second later."""
-        if self._writes_in != os.getpid():
-            self._writes_in = os.getpid()
-            _start(_write_later, name="returns")
+        writer.start()  # for `came_back`, also where this is left out
         name = taken.account.ledger.pool.name()
         suppressed = self._how_often.may_tell("connection_leaked", name)
         if suppressed is None:
@@ -110,20 +106,7 @@ class ConnectionLog:
         suppressed = self._how_often.may_tell("connection_back", name)
         if suppressed is None:
             return
-        route, line = _route(place), line_of(taken.code, taken.instruction)
-        seconds = _seconds_of(taken)
-        _tell(
-            inform,
-            "A connection is back that had leaked: one of %s that %s took%s, after %.1f s.",
-            (name, route, _at(line), seconds),
-            by_collector=True,
-            event="connection_back",
-            pool=name,
-            route=route,
-            line=line,
-            seconds=seconds,
-            suppressed=suppressed,
-        )
+        writer.write_by_collector(_tell_back, taken, place, _seconds_of(taken), name, suppressed)
 
     def took_on_loop(self, taken: Taken, place: Place, seconds: float) -> None:
         """A request has taken a connection on the event loop: once for each route."""
@@ -216,52 +199,35 @@ def _seconds_of(taken: Taken) -> float:
     return round(time.monotonic() - taken.since, 3)
 
 
-def _tell(
-    how: Callable[..., None],
-    text: str,
-    args: tuple[object, ...],
-    *,
-    by_collector: bool = False,
-    **fields: Any,
-) -> None:
+def _tell_back(taken: Taken, place: Place, seconds: float, name: str, suppressed: int) -> None:
+    route, line = _route(place), line_of(taken.code, taken.instruction)
+    _log(
+        inform,
+        "A connection is back that had leaked: one of %s that %s took%s, after %.1f s.",
+        (name, route, _at(line), seconds),
+        event="connection_back",
+        pool=name,
+        route=route,
+        line=line,
+        seconds=seconds,
+        suppressed=suppressed,
+    )
+
+
+def _tell(how: Callable[..., None], text: str, args: tuple[object, ...], **fields: Any) -> None:
     """Log a record, in a thread of its own.
 
     A handler of the app's may block, or take a connection itself: where those wait for one that
     tell this, or on the event loop, it would keep others waiting.
-
-    :param by_collector: whether the garbage collector may be at work, in the middle of whatever a
-        new thread or a handler needs
     """
+    writer.write(partial(_log, how, text, args, **fields))
+
+
+def _log(how: Callable[..., None], text: str, args: tuple[object, ...], **fields: Any) -> None:
     if fields["suppressed"]:
         text += " %d before this one were not logged."
         args += (fields["suppressed"],)
-    if by_collector:
-        _later.put((how, text, args, fields))
-    elif not _start(how, text, *args, extra=fields):
-        how(text, *args, extra=fields)
+    how(text, *args, extra=fields)
 
 
-def _start(function: Callable[..., None], *args: Any, name: str = "log", **kwargs: Any) -> bool:
-    """Call a function in a thread of its own; tell whether there is one."""
-    try:
-        Thread(
-            target=function,
-            args=args,
-            kwargs=kwargs,
-            name=f"fastapi_overflow {name}",
-            daemon=True,
-        ).start()
-    except RuntimeError:
-        return False  # no more threads, or the interpreter ends
-    return True
-
-
-# What the garbage collector has found out: this queue may be put to in the middle of itself.
-_later: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-
-
-def _write_later() -> None:
-    """Log what comes into the queue, in a thread of its own: once a leak has been told."""
-    while True:
-        how, text, args, fields = _later.get()
-        how(text, *args, extra=fields)
+writer = Writer()
