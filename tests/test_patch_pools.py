@@ -134,6 +134,24 @@ class TestFound:
         """
         assert child(code)
 
+    @pytest.mark.parametrize("half_made", ["sqlalchemy.pool.QueuePool", "sqlalchemy.engine.Engine"])
+    def test_half_made_before(self, half_made):
+        """One that is being made, or could not be, is no reason to leave any other alone."""
+        code = f"""
+        import json, logging
+        import sqlalchemy, sqlalchemy.engine
+        from child_tools import told
+        from pool_tools import engine, is_governed
+        records = told()
+        kept = [engine(), object.__new__({half_made}), engine()]
+        import starlette.applications
+        from fastapi_overflow._patching import pools
+        governed = [is_governed(each.pool) for each in (kept[0], kept[2])]
+        warnings = [each.getMessage() for each in records if each.levelno >= logging.WARNING]
+        print(json.dumps([governed, pools.failure(), warnings]))
+        """
+        assert child(code) == [[True, True], None, []]
+
     def test_connections_taken_before(self):
         """What was taken before the patch counts as out, and is free again once it is back."""
         code = """

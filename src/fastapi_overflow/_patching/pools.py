@@ -95,6 +95,9 @@ def _on_import(module: ModuleType) -> None:
     for each in instances_of(pool.QueuePool, engine):
         try:
             if isinstance(each, pool.QueuePool):
+                # One that isn't whole yet raises here: its first checkout makes the ledger.
+                for name in METHODS:
+                    getattr(each, name)()
                 holder_here.governor.govern(each)
             else:
                 holder_here.governor.note_engine(each.pool, each.dialect, each.url)
