@@ -21,6 +21,7 @@ from fastapi_overflow._cli.doctor import problems as _problems
 from support import install, make_venv, run, run_python
 
 SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
+OUT_OF_REACH = 300 * "a"  # too long for a name: an error even where root may look into everything
 SETTINGS = (
     "limit",
     "reserve",
@@ -333,6 +334,19 @@ class TestLeftovers:
         (found,) = done.report["warnings"]
         assert found["problem"].startswith(f"{installed}/__init__.py is a second copy")
         assert done.returncode == 0
+
+    def test_folder_out_of_reach(self, wheel_python, tmp_path):
+        """A folder on the path that can't be looked into, as another user's, stops nothing."""
+        done = doctor(wheel_python, env={"PYTHONPATH": str(tmp_path / OUT_OF_REACH)})
+        assert done.returncode == 0
+        assert done.report["warnings"] == []
+
+    def test_site_directory_out_of_reach(self, monkeypatch, tmp_path):
+        """Nor does a site directory, as below another user's home."""
+        for module in (_leftovers, _problems):
+            monkeypatch.setattr(module, "site_directories", lambda: [tmp_path / OUT_OF_REACH])
+        assert _problems.hook_files() == []
+        assert _leftovers.leftovers(Path(_leftovers.__file__).parents[2], None) == []
 
     def test_module_of_0_1_0(self, bare_python):
         """The module that was version 0.1.0 is named, if it was left beside the package."""

@@ -5,6 +5,7 @@ Called by the examination. It must never import what it finds.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,8 @@ def _other_copies(package: Path) -> Iterator[Path]:
     for entry in sys.path:
         for name in ("fastapi_overflow/__init__.py", "fastapi_overflow.py"):  # 0.1.0 was a module
             copy = Path(entry) / name
-            if copy.is_file() and not any(same(copy, other) for other in seen):
+            # Not copy.is_file(): that raises for a folder that this user may not look into.
+            if os.path.isfile(copy) and not any(same(copy, other) for other in seen):
                 seen.append(copy)
                 yield copy
 
@@ -59,7 +61,7 @@ def _old_files() -> Iterator[Path]:
     """Find start-up files that import anything else of the package."""
     for folder in site_directories():
         for kind in (".pth", ".start"):
-            for file in sorted(folder.glob(f"*{kind}")):
+            for file in _files(folder, kind):
                 try:
                     lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
                 except (OSError, ValueError):
@@ -68,3 +70,10 @@ def _old_files() -> Iterator[Path]:
                     lines = [line for line in lines if line.startswith(("import ", "import\t"))]
                 if any("fastapi_overflow" in x and x not in (LINE, ENTRY_POINT) for x in lines):
                     yield file
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(f"*{kind}"))
+    except OSError:
+        return []  # this user may not look into it

@@ -32,7 +32,8 @@ class Problem:
 def hook_files() -> list[Path]:
     """Return the package's .start and .pth files that this Python reads when it starts."""
     files = (folder / name for name in _hook_names() for folder in site_directories())
-    return [file for file in files if file.exists()]
+    # Not file.exists(): that raises for a folder that this user may not look into.
+    return [file for file in files if os.path.exists(file)]
 
 
 def _hook_names() -> list[str]:
