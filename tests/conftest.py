@@ -106,3 +106,22 @@ def postgres_url() -> Iterator[str]:
         pytest.skip(postgres.MISSING)
     with postgres.postgres() as server:
         yield server.url
+
+
+@pytest.fixture(scope="module")
+def window():
+    """A browser whose clocks stand still: nothing is late because the machine is slow."""
+    from browser import browser
+
+    with browser() as found:
+        found.stop_clocks()
+        yield found
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """The status page, with figures of the test's own."""
+    from status_tools import served
+
+    with served(monkeypatch) as found:
+        yield found

@@ -1,4 +1,4 @@
-"""Figures at will for the status page, and a server that serves them as the page's own.
+"""Figures at will for the status page, a server that serves them as its own, and looks at it.
 
 Used by the tests of the page and of the verdict.
 """
@@ -137,3 +137,14 @@ def served(monkeypatch: Any) -> Iterator[Page]:
         yield page
     finally:
         page.stop()
+
+
+def look(window: Any, page: Page, **how: Any) -> None:
+    """Open the page, and wait for what it shows first."""
+    window.show(page.url, **how)
+    window.until(f"document.getElementById('whose')?.textContent === 'process {4711}'", "figures")
+
+
+def until_state(window: Any, state: str) -> None:
+    """Wait until the page shows a state."""
+    window.until(f"document.getElementById('verdict').dataset.state === '{state}'", state)
