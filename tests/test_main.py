@@ -75,6 +75,12 @@ class TestNobodyReads:
         assert done.stderr == ""
         assert done.returncode == 141
 
+    def test_closed(self, wheel_python):
+        """If stdout is closed (`doctor >&-`), its exit code is as ever."""
+        script = '"$1" -m fastapi_overflow doctor >&-'
+        done = run("sh", "-c", script, "sh", wheel_python, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
     def test_other_pipes_are_told(self, wheel_python):
         """It isn't quiet about another pipe that breaks."""
         code = (

@@ -172,6 +172,13 @@ class TestCommandsOwn:
         done = run_in(stripped, "sh", "-c", f"kill -{name[3:]} $$; echo still here")
         assert (done.returncode, done.stdout) == (-getattr(signal, name), "")
 
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"], ids=["stdin", "stdout", "stderr"])
+    def test_closed(self, stripped, closed):
+        """It runs with stdin, stdout or stderr closed, as by itself."""
+        script = f'"$1" -m fastapi_overflow run sh -c "exit 7" {closed}'
+        done = run("sh", "-c", script, "sh", stripped.python, timeout=TIMEOUT)
+        assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+
     def test_arguments(self, stripped):
         """All that comes after the command is the command's, options of ours and `--` as well."""
         code = "import json, sys; print(json.dumps(sys.argv[1:]))"
@@ -415,6 +422,12 @@ class TestUsage:
         done = run_in(stripped, name)
         assert (done.returncode, done.stdout) == (127, "")
         assert done.stderr == f"fastapi-overflow run: {name}: error: command not found\n"
+
+    def test_nowhere_to_say_it(self, stripped):
+        """With stderr closed nothing is said in its place on stdout, which is the command's."""
+        script = '"$1" -m fastapi_overflow run no-such-command 2>&-'
+        done = run("sh", "-c", script, "sh", stripped.python, timeout=TIMEOUT)
+        assert (done.returncode, done.stdout) == (127, "")
 
     @pytest.mark.parametrize(
         ("content", "mode", "why"),

@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(argv)
         finally:
-            sys.stdout.flush()  # here, where an error can be caught, not when the interpreter ends
+            if sys.stdout is not None:  # as it is where it was closed at the start
+                sys.stdout.flush()  # here, where an error can be caught, not at Python's end
     except BrokenPipeError:
         # The reader of stdout has gone (`doctor | head -1`), unless it was another pipe that broke.
         try:

@@ -52,7 +52,8 @@ def _fail(command: Sequence[str], why: str, code: int) -> int:
 
 
 def _say(command: Sequence[str], what: str) -> None:
-    print(f"fastapi-overflow run: {command[0]}: {what}", file=sys.stderr)
+    if sys.stderr is not None:  # closed: `print` would take stdout, which is the command's
+        print(f"fastapi-overflow run: {command[0]}: {what}", file=sys.stderr)
 
 
 def _with_folder_first(pythonpath: str) -> str:
@@ -90,8 +91,9 @@ def _find(name: str) -> str | None:
 
 
 def _become(program: str, command: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):  # a `sitecustomize` may have written to it
+        if stream is not None:  # as it is where it was closed at the start
+            stream.flush()
     for name in ("SIGPIPE", "SIGXFSZ"):  # Python has these ignored, which an exec would hand on
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     # Its own name for itself is as given, unless it would look for itself by that on PATH, in vain.
