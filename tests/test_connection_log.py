@@ -117,6 +117,13 @@ def serve(app, *requests, after=0.0):
     asyncio.run(main())
 
 
+def serve_only(endpoint):
+    """Make a GET request to an app with this one endpoint."""
+    app = FastAPI()
+    app.get("/")(endpoint)
+    serve(app, "/")
+
+
 class TestLeak:
     def test_named(self, made, told):
         """A connection that is out a second after its request is named, with route and line."""
@@ -388,39 +395,33 @@ class TestNested:
     def test_large_enough(self, told):
         """A pool that is large enough for that is nobody's business."""
         made = engine(41, 0)
-        app = FastAPI()
 
-        @app.get("/nested")
         def nested():
             with made.connect(), made.connect():
                 pass
 
-        serve(app, "/nested")
+        serve_only(nested)
         assert told.settled() == []
 
     def test_two_pools(self, made, told):
         """One of each of two pools is no second one."""
         other = engine(1, 0)
-        app = FastAPI()
 
-        @app.get("/")
         def endpoint():
             with made.connect(), other.connect():
                 pass
 
-        serve(app, "/")
+        serve_only(endpoint)
         assert told.settled() == []
 
     def test_one_after_the_other(self, made, told):
         """Nor are two, one after the other."""
-        app = FastAPI()
 
-        @app.get("/")
         def endpoint():
             made.connect().close()
             made.connect().close()
 
-        serve(app, "/")
+        serve_only(endpoint)
         assert told.settled() == []
 
 

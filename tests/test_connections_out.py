@@ -9,6 +9,7 @@ import gc
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from dataclasses import FrozenInstanceError, asdict
 from typing import Annotated
 
@@ -337,6 +338,23 @@ def _is_trio():
     return sniffio.current_async_library() == "trio"
 
 
+def keeps_the_loop(made):
+    """Return an endpoint that queries on the event loop, and what another thread sees then."""
+    found = []
+
+    def look():
+        found.append(doing(made))
+
+    async def endpoint():
+        with made.connect():
+            # Not in this context: it is somebody else who looks.
+            looking = threading.Thread(target=Context().run, args=(look,), daemon=True)
+            looking.start()
+            looking.join(PATIENCE)
+
+    return endpoint, found
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "anyio_backend",
@@ -348,43 +366,18 @@ def _is_trio():
 class TestOfAsyncio:
     async def test_loop_seen_from_a_thread(self, made):
         """Another thread sees that the request keeps the event loop standing."""
-        begun, go_on, found = threading.Event(), threading.Event(), []
-
-        def look():
-            begun.wait(PATIENCE)
-            found.append(doing(made))
-            go_on.set()
-
-        async def endpoint():
-            with made.connect():
-                begun.set()
-                go_on.wait(PATIENCE)
-
-        looking = threading.Thread(target=look, daemon=True)
-        looking.start()
+        endpoint, found = keeps_the_loop(made)
         async with requests_of(app_with(endpoint)):
             pass
         assert found == [["on the event loop"]]
 
     async def test_child_task_seen_from_a_thread(self, made):
         """So it does where the request's code is in a task of its own, behind a middleware."""
-        begun, go_on, found = threading.Event(), threading.Event(), []
-
-        def look():
-            begun.wait(PATIENCE)
-            found.append(doing(made))
-            go_on.set()
+        endpoint, found = keeps_the_loop(made)
 
         async def passes_on(request, call_next):
             return await call_next(request)
 
-        async def endpoint():
-            with made.connect():
-                begun.set()
-                go_on.wait(PATIENCE)
-
-        looking = threading.Thread(target=look, daemon=True)
-        looking.start()
         app = app_with(endpoint)
         app.add_middleware(BaseHTTPMiddleware, dispatch=passes_on)
         async with requests_of(app):
