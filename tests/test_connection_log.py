@@ -392,6 +392,26 @@ class TestNested:
         (record,) = told.wait_for("nested")
         assert record.needed == 8
 
+    def test_request_that_ends_meanwhile(self, made, told, monkeypatch):
+        """A request that ends while one of its threads takes a second one is no fault."""
+        place_of = checkouts.place_of
+
+        def ends(reached):
+            for taken in made.pool.__dict__["_fastapi_overflow_ledger"].out.values():
+                taken[0].holder.owner = None  # it is the task's again
+            return place_of(reached)
+
+        def nested():
+            with made.connect():
+                monkeypatch.setattr(checkouts, "place_of", ends)
+                with made.connect():
+                    monkeypatch.setattr(checkouts, "place_of", place_of)
+
+        monkeypatch.setattr(checkouts, "_has_failed", False)
+        serve_only(nested)
+        told.settled()
+        assert [record.most for record in told.records] == [2]
+
     def test_large_enough(self, told):
         """A pool that is large enough for that is nobody's business."""
         made = engine(41, 0)

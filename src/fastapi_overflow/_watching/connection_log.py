@@ -141,7 +141,8 @@ class ConnectionLog:
         """A request has two connections of a pool at once: once for each route."""
         account = taken.account
         pool, most = account.ledger, account.held
-        limit = getattr(account.holder.owner.pool, "limit", _settings.current().limit)
+        tokens = getattr(account.holder.owner, "pool", None)  # no owner: it has just ended
+        limit = getattr(tokens, "limit", _settings.current().limit)
         needed = limit * (most - 1) + 1
         if pool.capacity >= needed:
             return
