@@ -84,13 +84,14 @@ async def call_with_lease(
 
     try:
         if connections is not None:
+            entered = getattr(entered, "__self__", entered)
             wait = connections.at_app(lease, entered, around is not None or lease.hops > 0)
             if wait is not None:
                 await wait
         await app(scope, receive, _Send(lease, send))
     finally:
         pool.close_lease(lease)
-        if lease.holder is not None and connections is not None:
+        if connections is not None and (lease.holder is not None or lease.habits is not None):
             connections.ended(lease)
         elif lease.hops:
             route_times.add(lease)

@@ -115,8 +115,9 @@ def wrap_route_handle(wrapped: Callable[..., Any], instance: Any, args: Any, kwa
             from .overloaded import noting_answer  # late: most operators don't ask for it
 
             args = (args[0], args[1], noting_answer(lease, args[2]))
-        if lease.holder is not None and lease_of_request.connections is not None:
-            wait = lease_of_request.connections.at_route(lease)
+        connections = lease_of_request.connections
+        if connections is not None and (lease.holder is not None or lease.habits is not None):
+            wait = connections.at_route(lease)
             if wait is not None:
                 return _after(wait, wrapped, args, kwargs)
     return wrapped(*args, **kwargs)
