@@ -82,6 +82,7 @@ def _at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
         lease.holder = outside.holder
         lease.holder.owner = lease
         return None
+    app = getattr(app, "__self__", app)  # its method, where somebody has wrapped that
     try:
         habits = _apps.get(app)
         if habits is None:
