@@ -21,7 +21,7 @@ from .._connections.holder import Holder
 from .._connections.ledger import Ledger
 from .._threads.lease import BUSY, Lease
 from . import checkouts, route_times
-from .faults import never_raises
+from .faults import never_raises, tell
 from .held_back import Claims, Wait, be_let_in, be_let_in_late
 from .holder_here import current_outside, governor, habits_outside, make_holder
 from .origin import note_endpoint
@@ -70,7 +70,7 @@ def at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
                 lease.habits = habits
                 lease.began = monotonic()
                 return None
-    except TypeError:  # as below
+    except Exception:  # noqa: S110 - one that can't be hashed: as below
         pass
     return _at_app(lease, app, around)
 
@@ -97,21 +97,31 @@ def _at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
 
 def at_route(lease: Lease) -> Wait | None:
     """Return what to await before a request goes on into its route, None for nothing."""
-    endpoint = lease.route
-    if lease.holder is None and endpoint is not None:
-        if lease.endpoint is endpoint:
+    try:
+        if lease.holder is None and _takes_nothing(lease, lease.route):
             return None
-        known = _routes.get(id(endpoint))
-        if lease.endpoint is None and known is not None and known[0] is endpoint:
-            habits = known[1]
-            if habits.requests and not habits.have_taken:
-                lease.app_habits = lease.habits
-                lease.habits.took_nothing()
-                lease.endpoint = endpoint
-                lease.habits = habits
-                lease.began = monotonic()
-                return None
+    except Exception as exc:
+        tell(exc)
+        return None
     return _at_route(lease)
+
+
+def _takes_nothing(lease: Lease, endpoint: object) -> bool:
+    """Tell whether a request needs no holder at its route either, and take note of the route."""
+    if lease.endpoint is not None:
+        return lease.endpoint is endpoint
+    known = _routes.get(id(endpoint))
+    if known is None or known[0] is not endpoint:
+        return False
+    habits = known[1]
+    if habits.have_taken or not habits.requests:
+        return False
+    lease.app_habits = lease.habits
+    lease.habits.took_nothing()
+    lease.endpoint = endpoint
+    lease.habits = habits
+    lease.began = monotonic()
+    return True
 
 
 @never_raises
@@ -177,7 +187,10 @@ def ended(lease: Lease) -> None:
         _ended(lease)
         return
     route_times.add(lease)
-    lease.habits.took_nothing()
+    try:
+        lease.habits.took_nothing()
+    except Exception as exc:  # a call less than `never_raises`, for each request
+        tell(exc)
 
 
 @never_raises
