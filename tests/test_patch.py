@@ -15,6 +15,7 @@ import fastapi.concurrency  # noqa: F401 - its rows are in the table
 import pytest
 import wrapt
 from anyio import to_thread
+from starlette.applications import Starlette
 
 import fastapi_overflow
 from environments import Environment
@@ -106,6 +107,16 @@ class TestAsked:
 
         applied = {Importing(): (None, None), **_patch._applied}
         monkeypatch.setattr(_patch, "_applied", applied)
+        assert fastapi_overflow.patched()
+
+    def test_somebody_has_it_bound(self, monkeypatch):
+        """`patched()` is true where somebody calls an app's own method, taken from the app."""
+        method = Starlette().__call__
+
+        async def call(self, scope, receive, send):
+            await method(scope, receive, send)
+
+        monkeypatch.setattr(Starlette, "__call__", call)
         assert fastapi_overflow.patched()
 
 

@@ -138,6 +138,9 @@ class Checkout:
         if habit is not None and self.where != HOP:
             habit.raise_to(self.account)
             habit.press(time.monotonic(), in_vain=self.where == THREAD and time_is_up)
+            habits = self.account.holder.habits
+            if habits is not None:
+                habits.have_taken = True
         if self.where == LOOP:
             ledger.stock.spare_one()
         raise NoConnection(reason)

@@ -190,9 +190,20 @@ class RouteHabits:
     :ivar ticks: looks at the first one, while the others wait for it
     :ivar waiting: called, once each, when they need not wait any longer
     :ivar are_late: whether some take a connection late: see `Visit.late`
+    :ivar have_taken: whether some have taken a connection, or failed to
     """
 
-    __slots__ = ("are_late", "by_kind", "first", "is_open", "requests", "ticks", "waiting")
+    __slots__ = (
+        "_uncounted",
+        "are_late",
+        "by_kind",
+        "first",
+        "have_taken",
+        "is_open",
+        "requests",
+        "ticks",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self.by_kind: dict[object, Habit] = {}
@@ -202,6 +213,8 @@ class RouteHabits:
         self.ticks = 0
         self.waiting: list[Callable[[], None]] = []
         self.are_late = False
+        self.have_taken = False
+        self._uncounted = 0  # requests that took nothing, as all before, and no habit knows of
 
     def open(self) -> None:
         """Let the others wait for the first one no longer."""
@@ -227,6 +240,8 @@ class RouteHabits:
         return (self.ticks + 1) * LOOK_SECONDS if self.waiting else math.inf
 
     def of(self, kind: object) -> Habit:
+        if self._uncounted:
+            self._count()
         habit = self.by_kind.get(kind)
         if habit is None:
             # In one step: a thread may take a connection meanwhile.
@@ -235,9 +250,27 @@ class RouteHabits:
             habit = self.by_kind.setdefault(kind, Habit())
         return habit
 
+    def took_nothing(self) -> None:
+        """Learn from one that has ended and isn't the first, as by `learn({})`."""
+        if self.have_taken:
+            self.learn({})
+        else:
+            self.requests += 1
+            self._uncounted += 1
+
+    def _count(self) -> None:
+        """Have each habit learn what it would have by `learn(None)`, while nobody had any."""
+        number, self._uncounted = self._uncounted, 0
+        for habit in list(self.by_kind.values()):
+            habit.requests += number
+            habit.is_simple = habit.most <= 1
+
     def learn(self, visits: dict[object, Visit]) -> None:
         """Learn from a request that has ended, by the kinds of pools that it took from."""
+        if self._uncounted:
+            self._count()
         self.requests += 1
+        self.have_taken = self.have_taken or bool(visits)
         for kind, visit in visits.items():
             self.of(kind).learn(visit)
             self.are_late = self.are_late or bool(visit.late)

@@ -153,15 +153,18 @@ class Holder:
 
     # ---- for those who look: whether what it has is in use
 
-    def begin_hop(self) -> None:
-        """Take note that a hop of it begins, or begins to wait for its thread."""
-        self.hops += 1
+    def begin_hop(self, hops: int) -> None:
+        """Take note that a hop of it begins, or begins to wait for its thread.
+
+        :param hops: of its own that run or wait by now
+        """
+        self.hops = hops
         if self.idle_since:
             self.end_idling()
 
-    def end_hop(self) -> None:
-        self.hops -= 1
-        if self.accounts and self.hops <= 0:
+    def end_hop(self, hops: int) -> None:
+        self.hops = hops
+        if self.accounts and hops <= 0:
             self.idle_since = time.monotonic()
 
     def idle(self) -> None:

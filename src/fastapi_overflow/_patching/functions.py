@@ -45,6 +45,7 @@ def _wrapped_by(layer: Any) -> Iterator[Any]:
     yield _attribute(layer, "__wrapped__")
     # Whoever takes our function from its class gets it bound, by an object made for that.
     yield _attribute(layer, "_self_parent")
+    yield _attribute(layer, "__func__")
     # Not all say what they wrap: sentry-sdk has it in a variable of the function around.
     functions = (FunctionType, MethodType, wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper)
     for cell in _attribute(layer, "__closure__") or ():

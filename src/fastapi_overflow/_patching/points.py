@@ -8,6 +8,7 @@ settings are the one exception: they stop the import of Starlette.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from importlib import import_module
@@ -195,7 +196,11 @@ def _apply(point: Point) -> None:
     wrapper = getattr(replacements, point.wrapper)
     if point.wrapper in replacements.SHORT_CUTS and not is_pristine(original):
         wrapper = replacements.wrap_pass_through  # what others put there before must run
-    replacement = wrapt.FunctionWrapper(original, wrapper)
+    make = replacements.PLAIN.get(point.wrapper)
+    if make is not None and type(original) is FunctionType:
+        replacement: Any = functools.wraps(original)(make(original))
+    else:
+        replacement = wrapt.FunctionWrapper(original, wrapper)
     wrapt.apply_patch(owner, name, replacement)
     _applied[point] = original, replacement
     if point.wrapper == "wrap_run_sync":

@@ -1,6 +1,6 @@
 """Every request and every hop: the replacements, the lease, the limiter.
 
-Layout: replacements (wrapt's wrappers, what the table of patches names), hops (what they make),
+Layout: replacements (wrappers, what the table of patches names), hops (what they make),
 lease_of_request (where a request begins and ends), overloaded (what it gets that has waited too
 long for its first thread), limiters (the one of each event loop), limiter
 (anyio's contract on top of the pool), handover (how a hop reaches its thread), thread_limit

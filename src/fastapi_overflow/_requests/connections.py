@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from contextvars import Context
+from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,9 +21,9 @@ from .._connections.holder import Holder
 from .._connections.ledger import Ledger
 from .._threads.lease import BUSY, Lease
 from . import checkouts, route_times
-from .faults import never_raises
+from .faults import never_raises, tell
 from .held_back import Claims, Wait, be_let_in, be_let_in_late
-from .holder_here import current_outside, governor, habits_outside
+from .holder_here import current_outside, governor, habits_outside, make_holder
 from .origin import note_endpoint
 from .signal_of_loop import Signal
 
@@ -53,19 +54,35 @@ if hasattr(os, "register_at_fork"):
 # ---- a request enters the app, reaches its route, ends
 
 
-@never_raises
+# Most requests take no connection. One that isn't expected to has no holder until it takes one, and
+# adds no more than a number to what is known of its route.
+
+
 def at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     """Return what to await before a request goes on into the app, None for nothing.
 
-    :param app: its method that is about to be called
     :param around: whether something around the app may hold what others wait for
     """
+    try:
+        if not around:
+            habits = _apps.get(app)
+            if habits is not None and habits.requests and not habits.have_taken:
+                lease.habits = habits
+                lease.began = monotonic()
+                return None
+    except Exception:  # noqa: S110 - one that can't be hashed: as below
+        pass
+    return _at_app(lease, app, around)
+
+
+@never_raises
+def _at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     outside = current_outside.get() if around else None
     if outside is not None and outside.is_of(lease.opener()):
         lease.holder = outside.holder
         lease.holder.owner = lease
         return None
-    app = getattr(app, "__self__", app)
+    app = getattr(app, "__self__", app)  # its method, where somebody has wrapped that
     try:
         habits = _apps.get(app)
         if habits is None:
@@ -78,10 +95,38 @@ def at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     return _before(lease, holder, habits)
 
 
-@never_raises
 def at_route(lease: Lease) -> Wait | None:
     """Return what to await before a request goes on into its route, None for nothing."""
-    holder: Holder = lease.holder
+    try:
+        if lease.holder is None and _takes_nothing(lease, lease.route):
+            return None
+    except Exception as exc:
+        tell(exc)
+        return None
+    return _at_route(lease)
+
+
+def _takes_nothing(lease: Lease, endpoint: object) -> bool:
+    """Tell whether a request needs no holder at its route either, and take note of the route."""
+    if lease.endpoint is not None:
+        return lease.endpoint is endpoint
+    known = _routes.get(id(endpoint))
+    if known is None or known[0] is not endpoint:
+        return False
+    habits = known[1]
+    if habits.have_taken or not habits.requests:
+        return False
+    lease.app_habits = lease.habits
+    lease.habits.took_nothing()
+    lease.endpoint = endpoint
+    lease.habits = habits
+    lease.began = monotonic()
+    return True
+
+
+@never_raises
+def _at_route(lease: Lease) -> Wait | None:
+    holder: Holder = lease.holder or make_holder(lease)
     endpoint = lease.route
     if endpoint is None or holder.endpoint is endpoint or holder.habits is habits_outside:
         return None
@@ -136,9 +181,20 @@ def _late_claims(holder: Holder, is_within: bool) -> Claims:
     return sorted(claims, key=_id_of_ledger)
 
 
-@never_raises
 def ended(lease: Lease) -> None:
     """Learn from a request that has ended."""
+    if lease.holder is not None:
+        _ended(lease)
+        return
+    route_times.add(lease)
+    try:
+        lease.habits.took_nothing()
+    except Exception as exc:  # a call less than `never_raises`, for each request
+        tell(exc)
+
+
+@never_raises
+def _ended(lease: Lease) -> None:
     holder: Holder = lease.holder
     if lease.reached is not None:
         accounts = list(holder.accounts.values())

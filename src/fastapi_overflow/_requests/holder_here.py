@@ -12,6 +12,7 @@ import sys
 import threading
 from asyncio import _get_running_loop as get_running_loop
 from contextvars import ContextVar
+from threading import RLock
 from typing import Any
 from weakref import ref
 
@@ -19,6 +20,7 @@ from .._connections.book import Book
 from .._connections.habits import RouteHabits
 from .._connections.holder import HOP, LOOP, THREAD, Holder
 from .._connections.sqlalchemy import Governor
+from .._threads.lease import Lease
 from . import checkouts
 from .at_work import some_at_work
 from .checkouts import Checkouts
@@ -46,10 +48,32 @@ def find_holder() -> tuple[Holder, int]:
     else:
         holder = lease.holder
         if holder is None:
-            holder = lease.holder = Holder(lease, None)
+            holder = make_holder(lease)
     if place == THREAD and "trio" in sys.modules and trio_runs_here():
         place = LOOP
     return holder, place
+
+
+def make_holder(lease: Lease) -> Holder:
+    """Return the holder of a request that turns out to need one: what it would be by now."""
+    with _making:  # two hops of a request may come here at once
+        if lease.holder is not None:
+            found: Holder = lease.holder
+            return found
+        habits = lease.habits
+        holder = Holder(lease, habits)
+        if habits is not None:
+            holder.endpoint, holder.app_habits = lease.endpoint, lease.app_habits
+            holder.began = lease.began
+            holder.is_late = habits.are_late
+            holder.may_wait = lease.pool.clock.loop() is not None
+        lease.holder = holder
+        holder.hops = lease.running
+        return holder
+
+
+# Not a Lock: the handler of a signal may take a connection in the middle of these lines.
+_making = RLock()
 
 
 def _find_outside(place: int) -> Holder:
@@ -102,7 +126,9 @@ governor = Governor(Book(some_at_work, checkouts.somebody_waited, _checkouts.fai
 
 def _start_over() -> None:
     """Begin anew in the child of a fork: nothing is this process's that the parent has taken."""
+    global _making
     governor.start_over()
+    _making = RLock()
     _here.holder = Holder(None, None, ref(threading.current_thread()))
 
 

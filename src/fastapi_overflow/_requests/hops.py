@@ -46,8 +46,9 @@ class Hop(partial[Any]):
     :raises TypeError: for a function that can't be called
     """
 
-    __slots__ = ("_holder", "_pool")
+    __slots__ = ("_holder", "_lease", "_pool")
     _holder: Any
+    _lease: Lease | None
     _pool: TokenPool
 
     async def __aenter__(self) -> None:
@@ -55,14 +56,17 @@ class Hop(partial[Any]):
         pool = lease.pool if lease is not None and lease.pool.is_running_here() else current_pool()
         self._pool = pool
         task = pool.current_task()
-        self._holder = holder = None if lease is None else lease.holder
-        if holder is not None:
-            if holder.is_late:
+        self._lease = lease
+        if lease is not None:
+            self._holder = holder = lease.holder
+            if holder is not None and holder.is_late:
                 wait = lease_of_request.connections.before_hop(holder)
                 if wait is not None:
                     await wait
-            holder.begin_hop()
-        elif lease is None and note_hop_outside is not None:
+            lease.running += 1
+            if holder is not None:
+                holder.begin_hop(lease.running)
+        elif note_hop_outside is not None:
             note_hop_outside(task)
         try:
             waiter = pool.start_acquire(task, lease, self)
@@ -75,16 +79,21 @@ class Hop(partial[Any]):
                     pool.abandon(task)  # cancelled: its token goes to the next waiter
                     raise
         except BaseException:
-            if holder is not None:
-                holder.end_hop()
+            if lease is not None:
+                _end(lease, self._holder)
             raise
 
     async def __aexit__(self, *exc_info: object) -> None:
         pool = self._pool
         pool.finish(pool.current_task())
-        holder = self._holder
-        if holder is not None:
-            holder.end_hop()
+        lease = self._lease
+        if lease is not None:
+            # One that is made in the middle of a hop is found in the lease, until that is closed.
+            holder = self._holder or lease.holder
+            lease.running -= 1
+            if holder is None:
+                return
+            holder.end_hop(lease.running)
             if holder.is_late and exc_info[0] is None:
                 wait = lease_of_request.connections.after_hop(holder)
                 if wait is not None:
@@ -96,6 +105,14 @@ class Hop(partial[Any]):
         if name in CONTRACT:
             return getattr(current_limiter(), name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _end(lease: Lease, holder: Any) -> None:
+    """Take note that a hop has ended, of a request that had this holder when it began."""
+    lease.running -= 1
+    holder = holder or lease.holder
+    if holder is not None:
+        holder.end_hop(lease.running)
 
 
 class WithOwnLimiter:
@@ -119,13 +136,13 @@ class WithOwnLimiter:
         lease = self._lease
         lease.pool.linger_anew(lease)
         self._holder = holder = lease.holder
+        lease.running += 1
         if holder is not None:
-            holder.begin_hop()
+            holder.begin_hop(lease.running)
         try:
             await self._limiter.__aenter__()
         except BaseException:
-            if holder is not None:
-                holder.end_hop()
+            _end(lease, holder)
             raise
         # Only now: a token must not be held while the hop waits for another limiter.
         self._kept = lease.pool.keep(self, lease)
@@ -136,8 +153,7 @@ class WithOwnLimiter:
         finally:
             if self._kept:
                 self._lease.pool.finish(self)
-            if self._holder is not None:
-                self._holder.end_hop()
+            _end(self._lease, self._holder)
 
     def __getattr__(self, name: str) -> Any:
         # Who wraps anyio's backend may look at the limiter that it gets.
@@ -149,8 +165,9 @@ def keeps_something_beside(lease: Lease) -> bool:
 
     Only on asyncio: trio asks more of a limiter, and its exits are too few to matter.
     """
-    has_something: bool = lease.token == LINGERING or lease.holder is not None
-    return has_something and bool(lease.pool.is_running_here())
+    if lease.token != LINGERING and lease.holder is None and lease.habits is None:
+        return False
+    return bool(lease.pool.is_running_here())
 
 
 async def run_in_threadpool(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

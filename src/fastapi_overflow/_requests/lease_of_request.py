@@ -43,61 +43,75 @@ class _Send:
         return self._send(message)
 
 
-async def call_with_lease(
-    find_pool: Callable[[], TokenPool],
-    app: Callable[..., Awaitable[None]],
-    scope: Any,
-    receive: Any,
-    send: Any,
-) -> None:
-    """Call an app with a lease for the request: the one that it has already, or a new one.
+def lending(
+    find_pool: Callable[[], TokenPool], call: Callable[..., Awaitable[None]]
+) -> Callable[..., Awaitable[None]]:
+    """Return what stands in the place of an app's `__call__`, and lends each request a lease.
+
+    The one that the request has already, or a new one. Not a coroutine around a coroutine: each
+    request comes this way.
 
     :param find_pool: returns the pool of the running event loop
+    :param call: the app's own method, called with the app
     """
-    try:
-        pool = find_pool()
-    except Exception:
-        return await app(scope, receive, send)  # no event loop that anyio knows: nothing hops here
-    before = current_lease.get()
-    around = None if before is None or before.closed or before.pool is not pool else before
-    if around is not None and scope.get(KEY) is around:
-        return await app(scope, receive, send)  # an app inside the app: mounted, in a middleware
-    # Around this request another one is still open. It may call this app itself, by httpx's
-    # ASGITransport, and hold something meanwhile. Or its response has been sent, and the server has
-    # created this request's task in its context. In its own task it is its background task's call.
-    under_way = (
-        around is not None
-        and around.hops > 0
-        and (not around.answered or pool.current_task() is around.task())
-    )
-    lease = pool.open_lease(under_way=under_way)
-    try:
-        scope[KEY] = lease
-    except TypeError:
-        pass  # a mapping of somebody's that can't be changed; an app inside is another request then
-    current_lease.set(lease)
-    entered = app  # what is known of it goes by this
-    if pool.patience is not None:
-        from .overloaded import turning_away  # late: most operators don't ask for it
 
-        app = turning_away(app, lease, pool.patience.seconds)
+    async def __call__(  # noqa: PLR0912 - a call less for each request
+        self: Any, scope: Any, receive: Any, send: Any
+    ) -> None:
+        try:
+            is_request = scope["type"] in ("http", "websocket")
+            pool = find_pool() if is_request else None
+        except Exception:
+            pool = None  # not what ASGI says, or no event loop that anyio knows: nothing hops here
+        if pool is None:
+            return await call(self, scope, receive, send)
+        before = current_lease.get()
+        around = before
+        if before is not None:
+            if before.closed or before.pool is not pool:
+                around = None
+            elif scope.get(KEY) is before:
+                # An app inside the app: mounted, in a middleware.
+                return await call(self, scope, receive, send)
+        # Around this request another one is still open. It may call this app itself, by httpx's
+        # ASGITransport, and hold something meanwhile. Or its response has been sent, and the server
+        # has created this request's task in its context. In its own task it is its background
+        # task's call.
+        under_way = (
+            around is not None
+            and around.hops > 0
+            and (not around.answered or pool.current_task() is around.task())
+        )
+        lease = pool.open_lease(under_way=under_way)
+        try:
+            scope[KEY] = lease
+        except TypeError:
+            pass  # a mapping of somebody's that can't be changed; an app inside is another request
+        current_lease.set(lease)
+        its_call = call
+        if pool.patience is not None:
+            from .overloaded import turning_away  # late: most operators don't ask for it
 
-    try:
-        if connections is not None:
-            wait = connections.at_app(lease, entered, around is not None or lease.hops > 0)
-            if wait is not None:
-                await wait
-        await app(scope, receive, _Send(lease, send))
-    finally:
-        pool.close_lease(lease)
-        if lease.holder is not None and connections is not None:
-            connections.ended(lease)
-        elif lease.hops:
-            route_times.add(lease)
-        lease.reached = None  # it leads to the scope, and that to the lease
-        # In httpx's ASGITransport and test clients scope and context are the caller's own. Not by a
-        # token of the variable: one more object for each request that waits.
-        if scope.get(KEY) is lease:
-            del scope[KEY]
-        if current_lease.get() is lease:  # else it ended in another context than it began
-            current_lease.set(before)
+            its_call = turning_away(call, lease, pool.patience.seconds)
+
+        try:
+            if connections is not None:
+                wait = connections.at_app(lease, self, around is not None or lease.hops > 0)
+                if wait is not None:
+                    await wait
+            await its_call(self, scope, receive, _Send(lease, send))
+        finally:
+            pool.close_lease(lease)
+            if connections is not None and (lease.holder is not None or lease.habits is not None):
+                connections.ended(lease)
+            elif lease.hops:
+                route_times.add(lease)
+            lease.reached = None  # it leads to the scope, and that to the lease
+            # In httpx's ASGITransport and test clients scope and context are the caller's own. Not
+            # by a token of the variable: one more object for each request that waits.
+            if scope.get(KEY) is lease:
+                del scope[KEY]
+            if current_lease.get() is lease:  # else it ended in another context than it began
+                current_lease.set(before)
+
+    return __call__

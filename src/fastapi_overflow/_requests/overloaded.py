@@ -58,16 +58,19 @@ class OverloadedWebSocket(WebSocketException, Overloaded):
 def turning_away(
     app: Callable[..., Awaitable[None]], lease: Lease, seconds: float
 ) -> Callable[..., Awaitable[None]]:
-    """Return the app for one request which may be turned away; its lease says so from now on."""
+    """Return the method of an app for a request which may be turned away.
+
+    Its lease says so from now on.
+    """
     lease.refusal = refusal = _Refusal(lease, seconds)
 
-    async def call(scope: Any, receive: Any, send: Any) -> None:
+    async def call(self: Any, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
             refusal.is_websocket = True
             receive, send = _until_closed(receive, refusal), _until_closed(send, refusal)
         answer = _Answer(refusal, send)
         try:
-            await app(scope, receive, answer)
+            await app(self, scope, receive, answer)
         except Exception as exc:
             # Else raised in a middleware, outside of what handles an HTTPException.
             if not refusal.is_all_of(exc):

@@ -43,10 +43,10 @@ def place_of(reached: Any) -> Place:
 def named_by(route: Any, scope: Any) -> Any:
     """Return what has the path of a route: the route itself, mostly."""
     # Included routers: FastAPI 0.165 has the prefix in a context of its own only.
-    context = scope.get("fastapi", {}).get("effective_route_context")
-    if context is not None and getattr(context, "original_route", None) is route:
-        return context
-    return route
+    context = scope["fastapi"].get("effective_route_context") if "fastapi" in scope else None
+    if context is None:
+        return route
+    return context if getattr(context, "original_route", None) is route else route
 
 
 def mount_of(scope: Any) -> str:

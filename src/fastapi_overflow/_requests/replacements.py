@@ -1,8 +1,9 @@
 """The replacements: what stands in the place of Starlette's, FastAPI's and anyio's functions.
 
 wrapt's wrappers, called with (wrapped, instance, args, kwargs) for every request and every hop once
-the patch is on. They must never change what the functions promise: names, signatures, contextvars,
-cancellation, exceptions, and when each of these is raised.
+the patch is on; and what makes a plain function for what each request comes through. They must
+never change what the functions promise: names, signatures, contextvars, cancellation, exceptions,
+and when each of these is raised.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .hops import (
     iterate_in_threadpool,
     keeps_something_beside,
 )
-from .lease_of_request import call_with_lease, current_lease
+from .lease_of_request import current_lease, lending
 from .limiters import current_limiter, current_pool
 
 
@@ -89,12 +90,21 @@ def wrap_starlette_call(wrapped: Callable[..., Any], instance: Any, args: Any, k
         return wrapped(*args, **kwargs)
     try:
         scope, receive, send = args if len(args) == 3 else _asgi_arguments(*args, **kwargs)
-        is_request = scope["type"] in ("http", "websocket")
     except Exception:
-        is_request = False  # not what ASGI says: Starlette's own error, when it is awaited
-    if not is_request:
-        return wrapped(*args, **kwargs)
-    return call_with_lease(current_pool, wrapped, scope, receive, send)
+        return wrapped(*args, **kwargs)  # Starlette's own error, when it is awaited
+    return _lend(wrapped, scope, receive, send)
+
+
+def _call(app: Callable[..., Any], scope: Any, receive: Any, send: Any) -> Any:
+    return app(scope, receive, send)
+
+
+_lend = lending(current_pool, _call)
+
+
+def plain_starlette_call(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the same for a plain function."""
+    return lending(current_pool, original)
 
 
 def wrap_route_handle(wrapped: Callable[..., Any], instance: Any, args: Any, kwargs: Any) -> Any:
@@ -105,21 +115,51 @@ def wrap_route_handle(wrapped: Callable[..., Any], instance: Any, args: Any, kwa
     """
     lease = current_lease.get()
     if lease is not None and not lease.closed:
-        try:
-            scope = args[0] if args else kwargs["scope"]
-            lease.route = scope["endpoint"]
-            lease.reached = instance, scope
-        except Exception:
-            lease.route = lease.reached = None  # not what Starlette's router hands on
+        wait = _reach(lease, instance, args[0] if args else kwargs.get("scope"))
         if lease.refusal is not None and len(args) == 3:
-            from .overloaded import noting_answer  # late: most operators don't ask for it
-
-            args = (args[0], args[1], noting_answer(lease, args[2]))
-        if lease.holder is not None and lease_of_request.connections is not None:
-            wait = lease_of_request.connections.at_route(lease)
-            if wait is not None:
-                return _after(wait, wrapped, args, kwargs)
+            args = (args[0], args[1], _noting_answer(lease, args[2]))
+        if wait is not None:
+            return _after(wait, wrapped, args, kwargs)
     return wrapped(*args, **kwargs)
+
+
+def plain_route_handle(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the same for a plain function."""
+
+    async def handle(self: Any, scope: Any, receive: Any, send: Any) -> Any:
+        lease = current_lease.get()
+        if lease is not None and not lease.closed:
+            reached = lease.reached
+            # FastAPI's method calls Starlette's.
+            if reached is None or reached[0] is not self or reached[1] is not scope:
+                wait = _reach(lease, self, scope)
+                if wait is not None:
+                    await wait
+            if lease.refusal is not None:
+                send = _noting_answer(lease, send)
+        return await original(self, scope, receive, send)
+
+    return handle
+
+
+def _reach(lease: Lease, route: Any, scope: Any) -> Awaitable[None] | None:
+    """Note what a request has reached; return what it has to await there."""
+    try:
+        lease.route = scope["endpoint"]
+        lease.reached = route, scope
+    except Exception:
+        lease.route = lease.reached = None  # not what Starlette's router hands on
+    connections = lease_of_request.connections
+    if connections is None or (lease.holder is None and lease.habits is None):
+        return None
+    wait: Awaitable[None] | None = connections.at_route(lease)
+    return wait
+
+
+def _noting_answer(lease: Lease, send: Any) -> Any:
+    from .overloaded import noting_answer  # late: most operators don't ask for it
+
+    return noting_answer(lease, send)
 
 
 async def _after(wait: Awaitable[None], wrapped: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -148,3 +188,7 @@ def _asgi_arguments(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]
 
 # Wrappers that don't call what they wrap: only for functions that nobody else has wrapped.
 SHORT_CUTS = frozenset({"wrap_run_in_threadpool", "wrap_iterate_in_threadpool"})
+
+# What stands in the place of a plain function: an object of wrapt's for each call takes as long as
+# all that these two do. Others' wrappers are called as before: they may look at how.
+PLAIN = {"wrap_starlette_call": plain_starlette_call, "wrap_route_handle": plain_route_handle}

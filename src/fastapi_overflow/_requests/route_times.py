@@ -70,8 +70,9 @@ def add(lease: Lease, held: float = 0.0, idle: float = 0.0, waited: float = 0.0)
     if reached is None:
         return
     try:
-        route, scope = reached
-        named = named_by(route, scope) if "fastapi" in scope else route
+        named, scope = reached
+        if "fastapi" in scope:
+            named = named_by(named, scope)
         key = id(named), scope.get("method")
         with _lock:
             # Of a mounted app each time: it may be mounted twice, and clients may choose where.

@@ -12,8 +12,12 @@ from weakref import ref
 from .lease import Lease
 
 
+def _nobody() -> None:
+    return None
+
+
 def _reference(task: Any) -> Callable[[], Any]:
-    return (lambda: None) if task is None else ref(task)  # a callback of the loop is in none
+    return _nobody if task is None else ref(task)  # a callback of the loop is in none
 
 
 class Callers:
@@ -31,12 +35,12 @@ class Callers:
 
     def open_lease(self, pool: object, under_way: bool) -> Lease:
         task = self._current_task()
-        return Lease(pool, 1 if under_way or self._has_hopped(task) else 0, _reference(task))
+        opener = _nobody if task is None else ref(task)
+        return Lease(pool, 1 if under_way or opener in self._hopped else 0, opener)
 
-    def close_lease(self, lease: Lease) -> None:
-        lease.closed = True
-        if lease.hops:
-            self._remember(lease.opener())
+    def note_closed(self, lease: Lease) -> None:
+        """Take note that the task of a lease that has made hops goes on without it."""
+        self._remember(lease.opener())
 
     def depth(self, borrower: object, lease: Lease | None) -> int:
         """Return how many hops were made before this one on behalf of the same caller.

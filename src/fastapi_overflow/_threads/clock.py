@@ -91,9 +91,10 @@ class AsyncioClock:
             pass  # it is closed
 
     def is_in_task(self, task: Any) -> bool:
-        if task is None or not self.is_running_here():
-            return False
-        return asyncio.current_task() is task
+        try:
+            return task is not None and self.current_task() is task
+        except RuntimeError:
+            return False  # no loop in this thread
 
     def time(self) -> float:
         return time.monotonic()

@@ -52,7 +52,13 @@ class Lease:
     :ivar lent: threads that stalls have added for it
     :ivar share: of its route, in which the own token counts while somebody waits
     :ivar refusal: what its first hop raises in an overload; None where it may wait for ever
-    :ivar holder: its accounts of connections, kept by whoever has opened the lease; None for none
+    :ivar holder: its accounts of connections, kept by whoever has opened the lease; None for none,
+        and until it may need one
+    :ivar habits: of its route, or of the app before; None where it has had a holder from the start
+    :ivar app_habits: of the app, once it has reached its route without a holder
+    :ivar endpoint: of the route that it has reached without a holder; None before
+    :ivar began: time.monotonic() at which it did
+    :ivar running: hops that run, or wait for a thread
     :ivar answered: whether the response has been sent; kept by whoever has opened the lease
     :ivar in_background: how many of its background tasks run. Not all that comes after the response
         is such work: FastAPI leaves dependencies then, which may give back what others wait for
@@ -60,8 +66,12 @@ class Lease:
 
     __slots__ = (
         "answered",
+        "app_habits",
+        "began",
         "closed",
+        "endpoint",
         "extra",
+        "habits",
         "holder",
         "hops",
         "in_background",
@@ -71,6 +81,7 @@ class Lease:
         "reached",
         "refusal",
         "route",
+        "running",
         "share",
         "streak",
         "task",
@@ -97,6 +108,11 @@ class Lease:
         self.share: Any = None
         self.refusal: Refusal | None = None
         self.holder: Any = None
+        self.habits: Any = None
+        self.app_habits: Any = None
+        self.endpoint: object = None
+        self.began = 0.0
+        self.running = 0
         self.answered = False
         self.in_background = 0
         self.closed = False

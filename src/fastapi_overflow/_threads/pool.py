@@ -141,9 +141,12 @@ class TokenPool:
 
     def _close_lease(self, lease: Lease) -> None:
         self.leases.discard(lease)
-        self._callers.close_lease(lease)
-        for waiter in lease.waiting_first or ():
-            self._waiters.outlives(waiter)
+        lease.closed = True
+        if lease.hops:
+            self._callers.note_closed(lease)
+        if lease.waiting_first:
+            for waiter in lease.waiting_first:
+                self._waiters.outlives(waiter)
         if lease.token == LINGERING:
             self._dispatcher.give_back(self._dispatcher.lingering.end((lease,)))
 

@@ -92,7 +92,6 @@ def _doing(lease: Lease, held_back: set[int]) -> str | None:
     holder = lease.holder
     if holder is not None and (holder.waiting or id(holder) in held_back):
         return "waiting_for_connection"
-    hops = lease.token == BUSY if holder is None else holder.hops > lease.waiting
-    if hops:
+    if lease.token == BUSY or lease.running > lease.waiting:
         return "running"
     return "waiting_for_thread" if lease.waiting else None
