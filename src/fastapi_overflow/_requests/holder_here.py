@@ -30,8 +30,8 @@ class _Here(threading.local):
 
     def __init__(self) -> None:
         thread = threading.current_thread()
-        self.holder = Holder(None, None, ref(thread))
         self.place = HOP if type(thread).__name__ == "WorkerThread" else THREAD
+        self.found = Holder(None, None, ref(thread)), self.place
 
 
 _here = _Here()
@@ -39,10 +39,13 @@ _here = _Here()
 
 def find_holder() -> tuple[Holder, int]:
     """Return who takes a connection in this thread, and where."""
-    place = LOOP if get_running_loop() is not None else _here.place
+    holder, place = _here.found
+    if get_running_loop() is not None:
+        place = LOOP
     lease = current_lease.get()
     if lease is None or lease.closed:
-        holder = _find_outside(place) if place != THREAD else _here.holder
+        if place != THREAD:
+            holder = _find_outside(place)
     else:
         holder = lease.holder
         if holder is None:
@@ -56,7 +59,7 @@ def _find_outside(place: int) -> Holder:
     outside = current_outside.get()
     if outside is not None and (place == HOP or outside.is_of(asyncio.current_task())):
         return outside.holder
-    return _here.holder
+    return _here.found[0]
 
 
 def trio_runs_here() -> bool:
@@ -103,7 +106,7 @@ governor = Governor(Book(some_at_work, checkouts.somebody_waited, _checkouts.fai
 def _start_over() -> None:
     """Begin anew in the child of a fork: nothing is this process's that the parent has taken."""
     governor.start_over()
-    _here.holder = Holder(None, None, ref(threading.current_thread()))
+    _here.found = Holder(None, None, ref(threading.current_thread())), _here.found[1]
 
 
 if hasattr(os, "register_at_fork"):
