@@ -421,6 +421,7 @@ def check_sums(ledger, accounts, granted=0):
     assert set(stock.stakes) == {each for each in accounts if each.held or each.claim}
     assert all(account.held >= 0 for account in accounts)
     assert stock.held == len(ledger.out) + granted
+    assert stock.somebody_waits or not (ledger.queues or ledger.entries)
 
 
 def can_all_end(capacity, wants):

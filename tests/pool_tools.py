@@ -119,12 +119,16 @@ def other_lock(engine: Any, make: Callable[[Any], Any]) -> Iterator[None]:
     """Have what `make` returns stand in the place of the lock that it is given."""
     ledger = engine.pool.__dict__["_fastapi_overflow_ledger"]
     lock = ledger.book.lock
-    other = make(lock)
-    ledger.book.lock = ledger._lock = other
+
+    def use(lock: Any) -> None:
+        ledger.book.lock = lock
+        ledger._acquire, ledger._release = lock.acquire, lock.release
+
+    use(make(lock))
     try:
         yield
     finally:
-        ledger.book.lock = ledger._lock = lock
+        use(lock)
 
 
 def check(engine: Any) -> None:

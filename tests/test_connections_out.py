@@ -20,9 +20,10 @@ import starlette.applications  # noqa: F401 - arms the patch, before SQLAlchemy 
 from anyio import from_thread, to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -177,6 +178,52 @@ class TestFields:
         print(json.dumps([fastapi_overflow.connections(), "sqlalchemy" in sys.modules]))
         """
         assert run_child(code) == [[], False]
+
+
+def take_by_connect(made):
+    return made.connect()
+
+
+def take_by_raw_connection(made):
+    return made.raw_connection()
+
+
+def take_by_pool(made):
+    return made.pool.connect()
+
+
+def take_by_session(made):
+    return Session(made).connection()
+
+
+class TestLine:
+    @pytest.mark.parametrize(
+        "take",
+        [take_by_connect, take_by_raw_connection, take_by_pool, take_by_session],
+    )
+    def test_way(self, made, take):
+        """Whichever way a connection is taken, it is the app's line that says so."""
+        line = f"test_connections_out.py:{take.__code__.co_firstlineno + 1} "
+        for _ in range(2):  # the first time, a file is looked up
+            with contextlib.closing(take(made)):
+                assert f"{one_out_of(made).line} ".startswith(line)
+            gc.collect()
+
+    @pytest.mark.parametrize("take", [take_by_connect, take_by_raw_connection, take_by_pool])
+    def test_listener(self, made, take):
+        """What a listener takes while its engine connects is taken on the listener's own line."""
+        taken = []
+
+        def listen(connection):
+            if not taken:
+                taken.append(None)
+                taken[0] = take(made)
+
+        event.listen(made, "engine_connect", listen)
+        with made.connect(), contextlib.closing(taken[0]):
+            lines = {each.line.split()[0] for each in out_of(made)}
+        assert f"test_connections_out.py:{take.__code__.co_firstlineno + 1}" in lines
+        assert len(lines) == 2
 
 
 @pytest.mark.anyio

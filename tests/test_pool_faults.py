@@ -391,6 +391,64 @@ class TestReturn:
         check(made)
 
 
+class InterruptedLock:
+    """Raises KeyboardInterrupt right after it was got or given back so many times."""
+
+    def __init__(self, lock, left):
+        self.lock = lock
+        self.left = left
+
+    def count(self):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+    def acquire(self, *args, **kwargs):
+        got = self.lock.acquire(*args, **kwargs)
+        self.count()
+        return got
+
+    def release(self):
+        self.lock.release()
+        self.count()
+
+    def _is_owned(self):
+        return self.lock._is_owned()
+
+    def __enter__(self):
+        return self.lock.__enter__()
+
+    def __exit__(self, *exc_info):
+        self.lock.release()
+
+
+class TestInterruption:
+    @pytest.mark.parametrize("after", [1, 2], ids=["got", "given back"])
+    def test_of_a_checkout(self, after):
+        """KeyboardInterrupt at the lock of the books leaves the lock free, and nothing taken."""
+        made = engine()
+        made.connect().close()
+        with (
+            other_lock(made, lambda lock: InterruptedLock(lock, after)),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            made.connect()
+        in_thread(lambda: made.connect().close())
+        check(made)
+
+    @pytest.mark.parametrize("after", [3, 4], ids=["got", "given back"])
+    def test_of_a_return(self, after):
+        """KeyboardInterrupt there leaves the lock free, and the connection is back."""
+        made = engine()
+        made.connect().close()
+        with other_lock(made, lambda lock: InterruptedLock(lock, after)):
+            connection = made.raw_connection()
+            with pytest.raises(KeyboardInterrupt):
+                connection.close()
+        in_thread(lambda: made.connect().close())
+        check(made)
+
+
 class TestGarbage:
     @pytest.mark.parametrize("times", [1, 2, 3])
     def test_collector_in_the_middle(self, times):

@@ -90,20 +90,12 @@ class Account(Visit):
 
     # ---- what is learned while it goes on
 
-    def note_simple(self, where: int, now: float) -> None:
-        """Take note of the only one that it has, when it gets it."""
-        if self.takes:
-            self.again = max(self.again, now - self.emptied)
-        else:
-            self.idle = now - self.began
-            if not self.most:
-                self.most = 1
-        if where != HOP:
-            if where == LOOP:
-                self._note_late(now)
-            if not self.most_elsewhere:
-                self.most_elsewhere = 1
-        self.takes += 1
+    def note_elsewhere(self, where: int, now: float) -> None:
+        """Take note of the only one that it gets, elsewhere than in a hop's thread."""
+        if where == LOOP:
+            self._note_late(now)
+        if not self.most_elsewhere:
+            self.most_elsewhere = 1
 
     def note(self, where: int, now: float) -> None:
         """Take note of one that it asks for, whether it gets it or not."""

@@ -62,6 +62,7 @@ class Door:
         self._stock.note_waiting(entry.since)
         if account.claim > account.held:  # by the app's habit: its route's is about to be known
             self._promises.give_up(account)
+        self._stock.somebody_waits = True
         self._entries.waiting.append(entry)
         self._turns.serve(entry.since)
 

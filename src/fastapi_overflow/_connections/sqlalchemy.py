@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from .requests import Requests
 
 
+def _code_of_connect() -> CodeType | None:
+    """Return the code of `Engine.connect`, which calls a pool by way of two functions."""
+    engine = getattr(sys.modules.get("sqlalchemy.engine"), "Engine", None)
+    return getattr(getattr(engine, "connect", None), "__code__", None)
+
+
 class Governor:
     """Asks the ledger of each bounded pool at every checkout.
 
@@ -70,6 +76,7 @@ class Governor:
         find_holder = self._requests.find_holder
         is_library, search = self._requests.is_library, self._requests.search
         find_frame = sys._getframe
+        by_engine = _code_of_connect()
 
         @functools.wraps(original)
         def connect(self_: Any) -> Any:  # noqa: PLR0912 - a call less for each checkout
@@ -82,8 +89,9 @@ class Governor:
                 return original(self_) if watched is None else self._watch(original, self_, watched)
             holder, where = find_holder()
             began = monotonic() if where == LOOP else 0.0
-            account = holder.accounts.get(ledger)
-            if account is None:
+            try:
+                account = holder.accounts[ledger]
+            except KeyError:
                 account = holder.account(ledger)
             if not ledger.takes_at_once(account, where):
                 self._take(self_, ledger, account, where)
@@ -93,15 +101,20 @@ class Governor:
                 connection = original(self_)
                 record = connection._connection_record
                 if record is not None:
-                    frame: Any = find_frame(1)
                     try:
+                        # What has called `Engine.connect`, most of the time: the two between are
+                        # SQLAlchemy's own, and each frame that is looked at is a percent.
+                        frame: Any = find_frame(3)
+                        if frame.f_code is not by_engine:
+                            frame = find_frame(1)
                         while is_library[frame.f_code.co_filename]:
                             frame = frame.f_back
                         code: CodeType | None = frame.f_code
                         instruction = frame.f_lasti
                     except Exception:  # in a file never seen, or in none of the app's
                         code, instruction = search(find_frame(1))
-                    since = account.filled if account.held == 1 else monotonic()
+                    held = account.held
+                    since = account.filled if held == 1 else monotonic()
                     taken = ledger.out[record] = account, since, code, instruction
                 else:  # a listener of the app's has detached or closed it
                     ledger.give_back(account)
@@ -111,7 +124,7 @@ class Governor:
             if record is not None:
                 if began:
                     self._requests.took_on_loop(account, taken, began)
-                if account.held > 1:
+                if held > 1:
                     self._requests.took_second(taken)
             return connection
 
@@ -123,9 +136,11 @@ class Governor:
 
         @functools.wraps(original)
         def _do_return_conn(self_: Any, record: Any) -> None:
-            out = self_.__dict__.get(OUT)
             # Before the record is in the pool: from then on it may be another's.
-            taken = None if out is None else out.pop(record, None)
+            try:
+                taken = self_.__dict__[OUT].pop(record, None)
+            except KeyError:  # a pool that has no ledger
+                taken = None
             try:
                 original(self_, record)
             finally:

@@ -54,6 +54,7 @@ class Stock:
         than `held` while the pool is about to hand out what was granted, or to take it back.
     :ivar spare: connections that threads without any leave to event loops, for a while after a
         checkout on one has failed
+    :ivar somebody_waits: for one, or to be let in; it may still say so for a while after the last
     """
 
     # Invariants, whenever the book is free and nothing is in its `returned`:
@@ -61,6 +62,7 @@ class Stock:
     #      not taken, `awaited` the number of those let in that have yet to take one.
     #   2. `held + adrift` is never above the capacity by what is granted here.
     #   3. An account is in `stakes` if and only if it holds something or has something set aside.
+    #   4. While anybody is in the queues or the entries, `somebody_waits`: a return looks there.
 
     __slots__ = (
         "_adrift_before",
@@ -76,6 +78,7 @@ class Stock:
         "moved",
         "out",
         "pool",
+        "somebody_waits",
         "spare",
         "stakes",
     )
@@ -93,6 +96,7 @@ class Stock:
         self.moved = time.monotonic()
         self.out: dict[object, tuple[Any, ...]] = {}  # each a `Taken`
         self.spare = 0
+        self.somebody_waits = False
         self._pressed_until = 0.0
         self._was_short = -math.inf
         self._asked = 0.0

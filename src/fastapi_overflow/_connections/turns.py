@@ -19,9 +19,9 @@ class Turns:
     """Serves those who wait for the connections of one pool."""
 
     # Invariants, whenever the book is free and nothing is in its `returned`, beside the stock's:
-    #   4. Nobody waits at the checkout on the loop while one is free; in a thread, while one is
+    #   5. Nobody waits at the checkout on the loop while one is free; in a thread, while one is
     #      free that isn't set aside, and all who have a stake could come to an end if it took it.
-    #   5. The first that waits to be let in has to: by `Entries.has_room`.
+    #   6. The first that waits to be let in has to: by `Entries.has_room`.
     # Therefore no deadlock: what is set aside is taken or given up in time. All others who hold one
     # could come to their end in some order, as long as none takes more than its kind did before.
     # Where one does, and all wait, the newest fails, and its kind is known for it from then on.
@@ -62,11 +62,12 @@ class Turns:
             entries.collect_for_old(now)
             entry = entries.next()
             if entry is None:
-                return
+                break
             entries.waiting.remove(entry)
             entry.is_in = True
             entries.let_in(entry.account, entry.claim, now)
             entry.wake()
+        stock.somebody_waits = bool(queues or entries)
 
     def _serve_one(self, checkout: Checkout, now: float) -> None:
         self._queues.remove(checkout)

@@ -32,8 +32,8 @@ class _Here(threading.local):
 
     def __init__(self) -> None:
         thread = threading.current_thread()
-        self.holder = Holder(None, None, ref(thread))
         self.place = HOP if type(thread).__name__ == "WorkerThread" else THREAD
+        self.found = Holder(None, None, ref(thread)), self.place
 
 
 _here = _Here()
@@ -41,10 +41,13 @@ _here = _Here()
 
 def find_holder() -> tuple[Holder, int]:
     """Return who takes a connection in this thread, and where."""
-    place = LOOP if get_running_loop() is not None else _here.place
+    holder, place = _here.found
+    if get_running_loop() is not None:
+        place = LOOP
     lease = current_lease.get()
     if lease is None or lease.closed:
-        holder = _find_outside(place) if place != THREAD else _here.holder
+        if place != THREAD:
+            holder = _find_outside(place)
     else:
         holder = lease.holder
         if holder is None:
@@ -80,7 +83,7 @@ def _find_outside(place: int) -> Holder:
     outside = current_outside.get()
     if outside is not None and (place == HOP or outside.is_of(asyncio.current_task())):
         return outside.holder
-    return _here.holder
+    return _here.found[0]
 
 
 def trio_runs_here() -> bool:
@@ -129,7 +132,7 @@ def _start_over() -> None:
     global _making
     governor.start_over()
     _making = RLock()
-    _here.holder = Holder(None, None, ref(threading.current_thread()))
+    _here.found = Holder(None, None, ref(threading.current_thread())), _here.found[1]
 
 
 if hasattr(os, "register_at_fork"):
