@@ -190,9 +190,19 @@ class RouteHabits:
     :ivar ticks: looks at the first one, while the others wait for it
     :ivar waiting: called, once each, when they need not wait any longer
     :ivar are_late: whether some take a connection late: see `Visit.late`
+    :ivar in_turn: of an app: lets its first requests in where they reach their route with something
     """
 
-    __slots__ = ("are_late", "by_kind", "first", "is_open", "requests", "ticks", "waiting")
+    __slots__ = (
+        "are_late",
+        "by_kind",
+        "first",
+        "in_turn",
+        "is_open",
+        "requests",
+        "ticks",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self.by_kind: dict[object, Habit] = {}
@@ -202,6 +212,7 @@ class RouteHabits:
         self.ticks = 0
         self.waiting: list[Callable[[], None]] = []
         self.are_late = False
+        self.in_turn: Any = None
 
     def open(self) -> None:
         """Let the others wait for the first one no longer."""
