@@ -18,21 +18,25 @@ from weakref import WeakKeyDictionary
 
 from .._connections.habits import LOOK_SECONDS, RouteHabits
 from .._connections.holder import Holder
-from .._connections.ledger import Ledger
 from .._threads.lease import BUSY, Lease
 from . import checkouts, route_times
 from .faults import never_raises, tell
-from .held_back import Claims, Wait, be_let_in, be_let_in_late
+from .held_back import (
+    UNKNOWN_CLAIM,
+    UNKNOWN_POOLS,
+    Claims,
+    Wait,
+    be_let_in,
+    be_let_in_late,
+    id_of_ledger,
+)
 from .holder_here import current_outside, governor, habits_outside, make_holder
+from .in_turn import CLAIM_SECONDS, claims_in_turn, note_route
 from .origin import note_endpoint
 from .signal_of_loop import Signal
 
 # Seconds for which the first request of a route waits at most for what may turn out to be needless.
 FIRST_SECONDS = 0.25
-
-# What is set aside for a request of which nothing is known, and in how many pools at most.
-UNKNOWN_CLAIM = 2
-UNKNOWN_POOLS = 4
 
 MOST_ROUTES = 1024  # whose habits are kept
 
@@ -130,14 +134,16 @@ def _at_route(lease: Lease) -> Wait | None:
     endpoint = lease.route
     if endpoint is None or holder.endpoint is endpoint or holder.habits is habits_outside:
         return None
+    habits = _habits_of(endpoint)
     if holder.endpoint is None:
         holder.app_habits = holder.habits
         if holder.holds_something:
             holder.app_visits = holder.visits()  # what it takes in all is known at its end
         elif holder.habits is not None:
             holder.habits.learn(holder.visits())
+        if holder.habits is not None:
+            note_route(holder, holder.habits, habits)
     holder.endpoint = endpoint
-    habits = _habits_of(endpoint)
     holder.go_on(habits)
     return None if holder.holds_something else _before(lease, holder, habits)
 
@@ -178,7 +184,7 @@ def _late_claims(holder: Holder, is_within: bool) -> Claims:
             claim = 0 if account.claim else habit.late_claim(account.takes, hops, is_within, now)
             if claim:
                 claims.append((ledger, claim))
-    return sorted(claims, key=_id_of_ledger)
+    return sorted(claims, key=id_of_ledger)
 
 
 def ended(lease: Lease) -> None:
@@ -220,6 +226,10 @@ def _ended(lease: Lease) -> None:
         )
     for account in list(holder.accounts.values()):
         account.ledger.door.release(account)
+    if holder.habits is not None:
+        turns = (holder.app_habits or holder.habits).in_turn
+        if turns is not None:
+            turns.leave(holder)
     # No circles are left: a request's objects go at its end, not at a garbage collection.
     lease.holder = None
     holder.accounts = {}
@@ -249,13 +259,16 @@ def _before(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:
     """
     if not holder.may_wait or lease.token == BUSY or not governor.has_ledgers:
         return None
+    turns = habits.in_turn
+    if turns is not None and not turns.is_over:
+        return _enter_in_turn(lease, holder, habits)
     if habits.requests:
         claims = _usual_claims(habits) if habits.by_kind else None
         return be_let_in(lease, holder, claims) if claims else None
     if habits.first is None and not habits.is_open:
         habits.first = holder
         claims = [(ledger, UNKNOWN_CLAIM) for ledger in governor.ledgers()]
-        claims.sort(key=_id_of_ledger)
+        claims.sort(key=id_of_ledger)
         return be_let_in(lease, holder, claims[:UNKNOWN_POOLS], FIRST_SECONDS)
     if not habits.is_open:
         return _wait_for_first(lease, holder, habits)
@@ -274,7 +287,7 @@ def _usual_claims(habits: RouteHabits) -> Claims:
             if ledger is not None:
                 claims.append((ledger, claim))
     # All in one order, so that nobody waits in a circle.
-    return sorted(claims, key=_id_of_ledger) if len(claims) > 1 else claims
+    return sorted(claims, key=id_of_ledger) if len(claims) > 1 else claims
 
 
 def _first_claims(habits: RouteHabits) -> Claims:
@@ -284,11 +297,7 @@ def _first_claims(habits: RouteHabits) -> Claims:
         ledger = governor.ledger_of(kind)
         if ledger is not None and habit.most_elsewhere:
             claims.append((ledger, habit.most_elsewhere))
-    return sorted(claims, key=_id_of_ledger)
-
-
-def _id_of_ledger(claim: tuple[Ledger, int]) -> int:
-    return id(claim[0])
+    return sorted(claims, key=id_of_ledger)
 
 
 async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
@@ -303,8 +312,33 @@ async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> 
     finally:
         lease.pool.held_back -= 1
     holder.has_waited()
+    if habits.in_turn is not None:
+        await _wait_for_turn(lease, holder, habits)
+        return
     claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
     wait = be_let_in(lease, holder, claims)
+    if wait is not None:
+        await wait
+
+
+def _enter_in_turn(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:
+    """Let a request enter an app whose requests do so in turn, as `_before` does."""
+    if habits.in_turn.enters_at_once(holder):
+        return be_let_in(lease, holder, claims_in_turn(habits), CLAIM_SECONDS)
+    return _wait_for_turn(lease, holder, habits)
+
+
+async def _wait_for_turn(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
+    """Wait until it is a request's turn to enter an app, then for what it needs."""
+    turns = habits.in_turn
+    if not turns.is_over and not turns.enters_at_once(holder):
+        await turns.wait(lease, holder)
+        holder.has_waited()
+    if not turns.is_over:
+        wait = be_let_in(lease, holder, claims_in_turn(habits), CLAIM_SECONDS)
+    else:
+        claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
+        wait = be_let_in(lease, holder, claims)
     if wait is not None:
         await wait
 

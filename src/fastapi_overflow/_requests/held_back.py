@@ -26,6 +26,10 @@ from .signal_of_loop import Signal
 # than the pool must have its chance.
 LATE_SECONDS = 1.0
 
+# What is set aside for a request of which nothing is known, and in how many pools at most.
+UNKNOWN_CLAIM = 2
+UNKNOWN_POOLS = 4
+
 # How anyio's cancellations begin, from 3.7 to 4.16.
 BY_SCOPE = "Cancelled by cancel scope"
 
@@ -33,6 +37,11 @@ Wait: TypeAlias = Coroutine[Any, Any, None]
 
 # What a request needs before it begins: of which pools, and how many set aside.
 Claims: TypeAlias = list[tuple[Ledger, int]]
+
+
+def id_of_ledger(claim: tuple[Ledger, int]) -> int:
+    """Return what claims are sorted by: all in one order, so that nobody waits in a circle."""
+    return id(claim[0])
 
 
 def be_let_in(
