@@ -23,6 +23,9 @@ except ImportError:  # an interpreter without the one in C
     from queue import SimpleQueue
 
 
+_sleep: Callable[[SimpleQueue[Any]], None] = SimpleQueue.get
+
+
 class Crew:
     """The worker threads of one event loop that share a line of hops.
 
@@ -42,25 +45,22 @@ class Crew:
     # hops under way, so one of them is asleep, or about to look.
     # Assumes: appending to a deque and taking from it are atomic, with and without the GIL.
 
-    __slots__ = ("_called", "_results", "asleep", "line")
+    __slots__ = ("_results", "asleep", "called", "line")
 
     def __init__(self) -> None:
         self._results: Results | None = None
         self.line: deque[tuple[HopQueue, Callable[..., None] | None, Any]] = deque()
         self.asleep: deque[HopQueue] = deque()
-        self._called: HopQueue | None = None
+        self.called: SimpleQueue[Any] = SimpleQueue()
 
     def call_one(self) -> None:
-        """Wake a thread that is asleep, unless one has been woken and has yet to look."""
-        called = self._called
-        if called is not None and not called.empty():
-            return
+        """Wake a thread that is asleep. To be called if `called` is empty."""
         try:
             called = self.asleep.popleft()
         except IndexError:
             return  # all are awake, and look at the line before they sleep
         called.put(None)
-        self._called = called
+        self.called = called
 
     def results_of(self, loop: Any) -> Results:
         """Return where the crew's threads put their results, all for one and the same loop."""
@@ -91,7 +91,7 @@ class HopQueue(SimpleQueue[Any]):
         self.waiting: Any = None
         self.running: Any = None
         self.report: Callable[..., None] | None = None
-        self._ends = False
+        self._ends = self._has_begun = False
 
     def put_nowait(self, item: Any) -> None:
         """Have a thread run a hop, or for None have this one's thread end. By the event loop."""
@@ -102,7 +102,8 @@ class HopQueue(SimpleQueue[Any]):
         self.waiting = item
         worker = self.worker
         crew.line.append((self, None if worker is None else worker._report_result, item))
-        crew.call_one()
+        if crew.called.empty():
+            crew.call_one()
 
     def _end(self) -> None:
         self._ends = True
@@ -114,20 +115,21 @@ class HopQueue(SimpleQueue[Any]):
 
     def get(self) -> Any:  # type: ignore[override]
         """Return the next hop for this queue's own thread, None for its end."""
-        if type(loop := getattr(self.worker, "loop", None)) is not LoopOfWorker and loop:
-            # Only now: before it calls this, anyio's thread tells from_thread.run its loop.
-            self.worker.loop = LoopOfWorker(loop, self)
+        if not self._has_begun:
+            self._begin()
         crew = self.crew
-        line, asleep = crew.line, crew.asleep
+        line = crew.line
         while True:
-            try:
-                put_to, report, item = line.popleft()
-                break
-            except IndexError:
-                pass
+            if line:
+                try:
+                    put_to, report, item = line.popleft()
+                    break
+                except IndexError:
+                    pass  # another thread was faster
             if self._ends:
-                self.worker = None  # no circle
+                self._forget_worker()
                 return None
+            asleep = crew.asleep
             asleep.appendleft(self)
             if line or self._ends:
                 try:
@@ -135,13 +137,26 @@ class HopQueue(SimpleQueue[Any]):
                     continue
                 except ValueError:
                     pass  # it is being called
-            super().get()
+            _sleep(self)
         self.report = report
         self.running = item
         put_to.waiting = None  # after `running`, so that who looks for the hop finds it
-        if line:
+        if line and crew.called.empty():
             crew.call_one()
         return item
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        worker = self.worker
+        if worker is not None:
+            # Only now: before it calls this, anyio's thread tells from_thread.run its loop.
+            worker.loop = LoopOfWorker(worker, self)
+
+    def _forget_worker(self) -> None:
+        """Leave no circles behind: the thread ends."""
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            worker.loop = worker.loop.loop
 
     def task_done(self) -> None:
         self.running = self.report = None
@@ -156,39 +171,35 @@ class Results:
     """The results that threads have for their event loop, which one call makes it look at."""
 
     # Invariants:
-    #   1. For each call of `_deliver` that is to come there is a mark (None) in `_new`, put there
+    #   1. For each call of `_deliver` that is to come there is a mark (None) in `new`, put there
     #      before the call was asked for. A call delivers what is before the first mark.
-    #   2. Something is in `_new`: `_called` is set, or is about to be by who has put it there.
+    #   2. Something is in `new`: `called` is set, or is about to be by who has put it there.
     # Therefore a result comes after whatever its hop has told the loop by call_soon_threadsafe, as
     # without us: that was in the loop's queue before the result was before the mark.
 
-    __slots__ = ("_called", "_loop", "_new")
+    __slots__ = ("_loop", "called", "new")
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
-        self._new: deque[tuple[Callable[..., None], Any] | None] = deque()
-        self._called = False
+        self.new: deque[tuple[Callable[..., None], Any] | None] = deque()
+        self.called = False
 
-    def add(self, report: Callable[..., None], args: Any) -> None:
-        """Have a result reported in the event loop; from any thread.
+    def call(self) -> None:
+        """Have the loop look at the results. To be called if `called` is not set.
 
-        :raises RuntimeError: if the loop is closed, as far as that is noticed
+        :raises RuntimeError: if the loop is closed
         """
-        new = self._new
-        new.append((report, args))
-        if self._called:
-            return
-        self._called = True
-        new.append(None)
+        self.called = True
+        self.new.append(None)
         try:
             self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:
-            new.clear()
-            self._called = False
+            self.new.clear()
+            self.called = False
             raise
 
     def _deliver(self) -> None:
-        new = self._new
+        new = self.new
         try:
             while (entry := new.popleft()) is not None:
                 report, args = entry
@@ -196,12 +207,10 @@ class Results:
         except BaseException:
             self._loop.call_soon(self._deliver)  # the rest, up to the mark
             raise
-        self._called = False
-        try:
-            new.appendleft(new.popleft())  # not `if new`: that may be old news without the GIL
-        except IndexError:
+        self.called = False
+        if not new.copy():  # without the GIL `not new` might be old news
             return
-        self._called = True
+        self.called = True
         new.append(None)
         self._loop.call_soon(self._deliver)
 
@@ -212,19 +221,22 @@ class LoopOfWorker:
     :ivar loop: the event loop
     """
 
-    __slots__ = ("_queue", "_results", "_worker", "loop")
+    __slots__ = ("_queue", "_report", "_results", "loop")
 
-    def __init__(self, loop: Any, queue: HopQueue) -> None:
-        self.loop = loop
+    def __init__(self, worker: Any, queue: HopQueue) -> None:
+        self.loop = worker.loop
         self._queue = queue
-        self._worker = queue.worker
-        self._results = queue.crew.results_of(loop)
+        self._report = worker._report_result
+        self._results = queue.crew.results_of(self.loop)
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
         report = self._queue.report
-        if report is None or kwargs or getattr(callback, "__self__", None) is not self._worker:
-            return self.loop.call_soon_threadsafe(callback, *args, **kwargs)
-        return self._results.add(report, args)
+        if report is None or callback != self._report:
+            return self.loop.call_soon_threadsafe(callback, *args, context=context)
+        results = self._results
+        results.new.append((report, args))
+        if not results.called:
+            results.call()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loop, name)
