@@ -153,7 +153,10 @@ class HopQueue(SimpleQueue[Any]):
             worker.loop = LoopOfWorker(worker, self)
 
     def _forget_worker(self) -> None:
-        """Leave no circles behind: the thread ends."""
+        """Leave no circles behind: the thread ends, and nothing may keep its loop."""
+        crew = self.crew
+        if crew.called is self:
+            crew.called = SimpleQueue()
         worker, self.worker = self.worker, None
         if worker is not None:
             worker.loop = worker.loop.loop
