@@ -1,13 +1,12 @@
-"""How hops reach the worker threads of one event loop, and how their results come back.
+"""How hops reach the worker threads of one event loop.
 
-Used by anyio's own threads, in the place of the queue that each of them waits in, and of the event
-loop that each tells its results. It must never be where a hop waits although a thread is free.
+Used by anyio's own threads, in the place of the queue that each of them waits in. It must never be
+where a hop waits although a thread is free.
 
 A thread that is woken needs the interpreter's lock, which the event loop has: with a queue for each
 thread, so many hops in a turn of the loop were so many threads that woke up to wait for it. Here
 they wait in one line. One thread wakes, and wakes the next one before it runs what it has taken. If
-that didn't block, it takes the next hop itself; so does whoever else comes back from one. And
-results that come while the loop is about to look at others don't wake it once more.
+that didn't block, it takes the next hop itself; so does whoever else comes back from one.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ try:  # whatever gevent or eventlet have put in its place in `queue`
 except ImportError:  # an interpreter without the one in C
     from queue import SimpleQueue
 
+from .worker_results import LoopOfWorker, Results
 
 _sleep: Callable[[SimpleQueue[Any]], None] = SimpleQueue.get
 
@@ -43,6 +43,8 @@ class Crew:
     #   4. A thread that leaves somebody in the line has called another one, if any is asleep.
     # Therefore no hop waits beside a thread that is free: anyio lends as many threads as there are
     # hops under way, so one of them is asleep, or about to look.
+    # anyio may end a thread that runs a hop put to another one. So for as long as such a hop runs
+    # there is a thread more than anyio counts; there are never more hops.
     # Assumes: appending to a deque and taking from it are atomic, with and without the GIL.
 
     __slots__ = ("_results", "asleep", "called", "line")
@@ -119,31 +121,35 @@ class HopQueue(SimpleQueue[Any]):
             self._begin()
         crew = self.crew
         line = crew.line
-        while True:
-            if line:
-                try:
-                    put_to, report, item = line.popleft()
-                    break
-                except IndexError:
-                    pass  # another thread was faster
-            if self._ends:
-                self._forget_worker()
-                return None
-            asleep = crew.asleep
-            asleep.appendleft(self)
-            if line or self._ends:
-                try:
-                    asleep.remove(self)
-                    continue
-                except ValueError:
-                    pass  # it is being called
-            _sleep(self)
-        self.report = report
-        self.running = item
+        try:
+            while True:
+                if line:
+                    try:
+                        put_to, self.report, self.running = line.popleft()
+                        break
+                    except IndexError:
+                        pass  # another thread was faster
+                if self._ends:
+                    self._forget_worker()
+                    return None
+                asleep = crew.asleep
+                asleep.appendleft(self)
+                if line or self._ends:
+                    try:
+                        asleep.remove(self)
+                        continue
+                    except ValueError:
+                        pass  # it is being called
+                _sleep(self)
+        except (
+            BaseException
+        ):  # thrown into the thread, which ends by it: its call is the next one's
+            self._die()
+            raise
         put_to.waiting = None  # after `running`, so that who looks for the hop finds it
         if line and crew.called.empty():
             crew.call_one()
-        return item
+        return self.running
 
     def _begin(self) -> None:
         self._has_begun = True
@@ -161,6 +167,16 @@ class HopQueue(SimpleQueue[Any]):
         if worker is not None:
             worker.loop = worker.loop.loop
 
+    def _die(self) -> None:
+        crew = self.crew
+        try:
+            crew.asleep.remove(self)
+        except ValueError:
+            pass
+        self._forget_worker()
+        if crew.line and crew.called.empty():
+            crew.call_one()
+
     def task_done(self) -> None:
         self.running = self.report = None
 
@@ -168,78 +184,3 @@ class HopQueue(SimpleQueue[Any]):
         """Wait until all that was put is done. Nobody in anyio but its tests does, so it polls."""
         while self.waiting is not None or self.crew.line or self.running is not None:
             time.sleep(0.001)
-
-
-class Results:
-    """The results that threads have for their event loop, which one call makes it look at."""
-
-    # Invariants:
-    #   1. For each call of `_deliver` that is to come there is a mark (None) in `new`, put there
-    #      before the call was asked for. A call delivers what is before the first mark.
-    #   2. Something is in `new`: `called` is set, or is about to be by who has put it there.
-    # Therefore a result comes after whatever its hop has told the loop by call_soon_threadsafe, as
-    # without us: that was in the loop's queue before the result was before the mark.
-
-    __slots__ = ("_loop", "called", "new")
-
-    def __init__(self, loop: Any) -> None:
-        self._loop = loop
-        self.new: deque[tuple[Callable[..., None], Any] | None] = deque()
-        self.called = False
-
-    def call(self) -> None:
-        """Have the loop look at the results. To be called if `called` is not set.
-
-        :raises RuntimeError: if the loop is closed
-        """
-        self.called = True
-        self.new.append(None)
-        try:
-            self._loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:
-            self.new.clear()
-            self.called = False
-            raise
-
-    def _deliver(self) -> None:
-        new = self.new
-        try:
-            while (entry := new.popleft()) is not None:
-                report, args = entry
-                report(*args)
-        except BaseException:
-            self._loop.call_soon(self._deliver)  # the rest, up to the mark
-            raise
-        self.called = False
-        if not new.copy():  # without the GIL `not new` might be old news
-            return
-        self.called = True
-        new.append(None)
-        self._loop.call_soon(self._deliver)
-
-
-class LoopOfWorker:
-    """What stands at `loop` of a worker thread: the event loop, but for results.
-
-    :ivar loop: the event loop
-    """
-
-    __slots__ = ("_queue", "_report", "_results", "loop")
-
-    def __init__(self, worker: Any, queue: HopQueue) -> None:
-        self.loop = worker.loop
-        self._queue = queue
-        self._report = worker._report_result
-        self._results = queue.crew.results_of(self.loop)
-
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
-        report = self._queue.report
-        if report is None or callback != self._report:
-            return self.loop.call_soon_threadsafe(callback, *args, context=context)
-        results = self._results
-        results.new.append((report, args))
-        if not results.called:
-            results.call()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loop, name)

@@ -23,7 +23,8 @@ from types import FrameType
 from typing import Any
 
 from .._requests.code_owner import is_stdlib, module_of, owner_of
-from .._requests.worker_queue import HopQueue, LoopOfWorker
+from .._requests.worker_queue import HopQueue
+from .._requests.worker_results import LoopOfWorker
 
 # The modules in which worker threads of anyio and of trio wait for hops and run them.
 _ANYIO = "anyio._backends._asyncio"
