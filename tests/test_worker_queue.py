@@ -151,6 +151,18 @@ class TestCrew:
         assert sorted(each.running for each in queues) == ["a", "b", "c"]
 
 
+class TestCalls:
+    @pytest.mark.parametrize(("hops", "calls"), [(1, 1), (7, 1), (8, 2), (16, 3)])
+    def test_a_long_line_calls_more_threads(self, hops, calls):
+        """One thread is woken for a few hops, and some more where the line gets long."""
+        crew = Crew()
+        queues = [HopQueue(crew=crew) for _ in range(5)]
+        crew.asleep.extend(queues)
+        for n in range(hops):
+            queues[0].put_nowait(n)
+        assert sum(not queue.empty() for queue in queues) == calls
+
+
 class LoopByHand:
     """An event loop whose turns are made by the test."""
 

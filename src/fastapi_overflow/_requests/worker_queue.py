@@ -6,7 +6,8 @@ where a hop waits although a thread is free.
 A thread that is woken needs the interpreter's lock, which the event loop has: with a queue for each
 thread, so many hops in a turn of the loop were so many threads that woke up to wait for it. Here
 they wait in one line. One thread wakes, and wakes the next one before it runs what it has taken. If
-that didn't block, it takes the next hop itself; so does whoever else comes back from one.
+that didn't block, it takes the next hop itself; so does whoever else comes back from one. A long
+line wakes a few.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ except ImportError:  # an interpreter without the one in C
 from .worker_results import LoopOfWorker, Results
 
 _sleep: Callable[[SimpleQueue[Any]], None] = SimpleQueue.get
+
+
+# So many hops in the line call one more thread each. The one that has been called may have to wait
+# for a processor, on a machine with too few; then the whole line would. A guess: with 8, a busy
+# machine answered 1.1 times as many plain requests as without the crew, with one call only 0.8.
+HOPS_FOR_ANOTHER = 8
 
 
 class Crew:
@@ -56,7 +63,7 @@ class Crew:
         self.called: SimpleQueue[Any] = SimpleQueue()
 
     def call_one(self) -> None:
-        """Wake a thread that is asleep. To be called if `called` is empty."""
+        """Wake a thread that is asleep. To be called if `called` is empty, or for a long line."""
         try:
             called = self.asleep.popleft()
         except IndexError:
@@ -104,7 +111,7 @@ class HopQueue(SimpleQueue[Any]):
         self.waiting = item
         worker = self.worker
         crew.line.append((self, None if worker is None else worker._report_result, item))
-        if crew.called.empty():
+        if crew.called.empty() or not len(crew.line) % HOPS_FOR_ANOTHER:
             crew.call_one()
 
     def _end(self) -> None:
