@@ -29,15 +29,30 @@ asyncio.run(main())
 """
 
 
+METHODS = ("__init__", "_report_result", "run", "stop")
+
+
+class Loop:
+    """An event loop that calls at once."""
+
+    def call_soon_threadsafe(self, callback, *args):
+        callback(*args)
+
+
 class AsAnyio:
-    """A worker thread as anyio writes it, in what concerns its queue."""
+    """A worker thread as anyio writes it, in what concerns its queue and its event loop."""
 
     def __init__(self):
         self.queue = queue.Queue(2)
+        self.loop = Loop()
+
+    def _report_result(self):
+        pass
 
     def run(self):
         while (item := self.queue.get()) is not None:
             item()
+            self.loop.call_soon_threadsafe(self._report_result)
             self.queue.task_done()
 
     def stop(self):
@@ -57,7 +72,7 @@ def use_simple_queue(self):
 @pytest.fixture
 def worker_thread():
     """A class like `AsAnyio`, of this test alone."""
-    methods = {name: vars(AsAnyio)[name] for name in ("__init__", "run", "stop")}
+    methods = {name: vars(AsAnyio)[name] for name in METHODS}
     return type("WorkerThread", (), methods)
 
 
@@ -109,7 +124,7 @@ class TestWhere:
         install(monkeypatch, worker_thread)
         assert not isinstance(vars(worker_thread)["__init__"], wrapt.ObjectProxy)
 
-    @pytest.mark.parametrize("method", ["__init__", "run", "stop"])
+    @pytest.mark.parametrize("method", METHODS)
     def test_another_class_is_left_alone(self, monkeypatch, worker_thread, method):
         """So does one whose worker threads are of another make."""
         delattr(worker_thread, method)

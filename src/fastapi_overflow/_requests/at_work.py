@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any
 
 from .._threads.lease import BUSY, Lease
-from .handover import HopQueue
 from .lease_of_request import current_lease
+from .worker_queue import HopQueue
 
 # Modules in which a thread waits for the event loop.
 _WAITS_FOR_LOOP = frozenset({"anyio.from_thread", "concurrent.futures._base"})
@@ -37,17 +37,20 @@ def some_at_work(leases: Collection[Lease], waiting: Collection[int], loop_stand
         return True
     stacks = sys._current_frames() if getattr(sys, "_is_gil_enabled", _yes)() else {}
     stacks.pop(threading.get_ident(), None)  # it leads back to this variable
-    unknown = True
-    for thread in threading.enumerate():
+    threads = [(thread, getattr(thread, "queue", None)) for thread in threading.enumerate()]
+    queues = [queue for _, queue in threads if type(queue) is HopQueue]
+    unknown = not queues
+    # First the hops that no thread has taken yet: meanwhile they are taken, never given back.
+    for each in queues:
+        context = _context_of_hop(each.waiting)
+        if context is not None and context.get(current_lease) in among:
+            return True
+    for thread, queue in threads:
         frame = stacks.get(thread.ident or 0)
-        queue = getattr(thread, "queue", None)
-        if type(queue) is HopQueue:
-            unknown = False
         if thread.ident in waiting:
             continue
         if type(queue) is HopQueue:
-            items = [part for item in queue.items if item for part in item]
-            context = next((part for part in items if type(part) is Context), None)
+            context = _context_of_hop(queue.running)
         else:
             context = _context_in_executor(frame)
         if context is not None and context.get(current_lease) in among and not _waits(frame):
@@ -68,6 +71,10 @@ def leases_in_executors() -> set[int]:
     contexts = map(_context_in_executor, stacks.values())
     leases = (context.get(current_lease) for context in contexts if context is not None)
     return {id(lease) for lease in leases if lease is not None}
+
+
+def _context_of_hop(item: Any) -> Context | None:
+    return next((part for part in item or () if type(part) is Context), None)
 
 
 def _yes() -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from .handover import HopQueue
+from .worker_queue import HopQueue
 
 MOST_DEEP = 200  # of what awaits what
 
@@ -51,7 +51,7 @@ def task_that_awaits_this_hop() -> Any:
     queue = getattr(threading.current_thread(), "queue", None)
     if type(queue) is not HopQueue:
         return None
-    for future in [part for item in list(queue.items) if item for part in item]:
+    for future in list(queue.running or ()):
         if not issubclass(type(future), asyncio.Future):
             continue  # what the hop calls, and with what: the app's
         for callback, *_ in list(getattr(future, "_callbacks", None) or ()):

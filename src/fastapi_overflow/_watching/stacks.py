@@ -23,10 +23,13 @@ from types import FrameType
 from typing import Any
 
 from .._requests.code_owner import is_stdlib, module_of, owner_of
+from .._requests.worker_queue import HopQueue
+from .._requests.worker_results import LoopOfWorker
 
 # The modules in which worker threads of anyio and of trio wait for hops and run them.
 _ANYIO = "anyio._backends._asyncio"
 _TRIO = "trio._core._thread_cache"
+_QUEUES = frozenset({"queue", HopQueue.__module__})
 
 # What the stall log says instead of where threads are blocked.
 NOT_READ = "not known, as stacks can't be read while the GIL is off"
@@ -94,8 +97,13 @@ def _frames_of_others(loop: Any) -> list[FrameType]:
     return [
         frames[thread.ident]
         for thread in threading.enumerate()
-        if type(thread) is worker and vars(thread).get("loop") is loop and thread.ident in frames
+        if type(thread) is worker and _loop_of(thread) is loop and thread.ident in frames
     ]
+
+
+def _loop_of(thread: Any) -> Any:
+    loop = vars(thread).get("loop")
+    return loop.loop if type(loop) is LoopOfWorker else loop
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
@@ -110,9 +118,8 @@ def _runs_a_hop(innermost: FrameType) -> bool:
         if frame.f_code.co_name in ("run", "_work", "_handle_job"):
             module = module_of(frame)
             if module == _ANYIO:
-                # While it waits for a hop it is in Queue.get, or in this very frame if the queue is
-                # written in C.
-                return inner is not None and module_of(inner) != "queue"
+                # While it waits for a hop it is in Queue.get, or in that of our own queue.
+                return inner is not None and module_of(inner) not in _QUEUES
             if module == _TRIO:
                 return frame.f_code.co_name == "_handle_job"
         inner = frame
