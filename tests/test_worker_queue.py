@@ -321,3 +321,19 @@ def test_no_loop_is_kept(again):
     del thread
     gc.collect()
     assert loop() is None
+
+    def test_two_threads_may_wake_the_loop_at_once(self):
+        """Then it looks twice, and has nothing more to do."""
+        loop, seen = LoopByHand(), []
+        results = Results(loop)
+        results.new.extend((seen.append, (n,)) for n in range(2))
+        results.call()
+        results.call()  # a thread that looked at `called` before that
+        for _ in range(5):
+            loop.turn()
+        assert seen == [0, 1]
+        assert not loop.ready
+        self.add(results, seen.append, 2)
+        loop.turn()
+        loop.turn()
+        assert seen == [0, 1, 2]

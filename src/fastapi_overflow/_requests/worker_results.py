@@ -53,7 +53,9 @@ class Results:
             self._loop.call_soon(self._deliver)  # the rest, up to the mark
             raise
         self.called = False
-        if not new.copy():  # without the GIL `not new` might be old news
+        # Marks alone are of two threads that called at once: those calls are to come anyway. A
+        # copy, as another thread may add to it; without the GIL `not new` might be old news, too.
+        if not any(new.copy()):
             return
         self.called = True
         new.append(None)
