@@ -6,37 +6,24 @@ never hold back a request that holds something: others may wait for that.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
 from collections import OrderedDict
-from contextvars import Context
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .._connections.habits import LOOK_SECONDS, RouteHabits
+from .._connections.habits import RouteHabits
 from .._connections.holder import Holder
 from .._threads.lease import BUSY, Lease
 from . import checkouts, route_times
+from .entering import wait_to_begin
 from .faults import never_raises, tell
-from .held_back import (
-    UNKNOWN_CLAIM,
-    UNKNOWN_POOLS,
-    Claims,
-    Wait,
-    be_let_in,
-    be_let_in_late,
-    id_of_ledger,
-)
+from .held_back import Claims, Wait, be_let_in_late, id_of_ledger
 from .holder_here import current_outside, governor, habits_outside, make_holder
-from .in_turn import CLAIM_SECONDS, claims_in_turn, note_route
+from .in_turn import note_route
 from .origin import note_endpoint
-from .signal_of_loop import Signal
-
-# Seconds for which the first request of a route waits at most for what may turn out to be needless.
-FIRST_SECONDS = 0.25
 
 MOST_ROUTES = 1024  # whose habits are kept
 
@@ -57,7 +44,6 @@ if hasattr(os, "register_at_fork"):
 
 # ---- a request enters the app, reaches its route, ends
 
-
 # Most requests take no connection. One that isn't expected to has no holder until it takes one, and
 # adds no more than a number to what is known of its route.
 
@@ -70,7 +56,7 @@ def at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     try:
         if not around:
             habits = _apps.get(app)
-            if habits is not None and habits.requests and not habits.have_taken:
+            if habits is not None and habits.requests and not (habits.have_taken or habits.in_turn):
                 lease.habits = habits
                 lease.began = monotonic()
                 return None
@@ -96,7 +82,7 @@ def _at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     lease.holder = holder = Holder(lease, habits)
     holder.hops_ahead = lease.hops
     holder.may_wait = not around and lease.pool.clock.loop() is not None
-    return _before(lease, holder, habits)
+    return wait_to_begin(lease, holder, habits)
 
 
 def at_route(lease: Lease) -> Wait | None:
@@ -118,7 +104,7 @@ def _takes_nothing(lease: Lease, endpoint: object) -> bool:
     if known is None or known[0] is not endpoint:
         return False
     habits = known[1]
-    if habits.have_taken or not habits.requests:
+    if habits.have_taken or not habits.requests or lease.habits.in_turn is not None:
         return False
     lease.app_habits = lease.habits
     lease.habits.took_nothing()
@@ -145,7 +131,7 @@ def _at_route(lease: Lease) -> Wait | None:
             note_route(holder, holder.habits, habits)
     holder.endpoint = endpoint
     holder.go_on(habits)
-    return None if holder.holds_something else _before(lease, holder, habits)
+    return None if holder.holds_something else wait_to_begin(lease, holder, habits)
 
 
 @never_raises
@@ -247,103 +233,3 @@ def _habits_of(endpoint: object) -> RouteHabits:
         if len(_routes) > MOST_ROUTES:
             _routes.popitem(last=False)
         return habits
-
-
-# ---- what it waits for
-
-
-def _before(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:
-    """Let a request go on where nothing is in its way; else return what it has to await.
-
-    It holds nothing, and nobody waits for it.
-    """
-    if not holder.may_wait or lease.token == BUSY or not governor.has_ledgers:
-        return None
-    turns = habits.in_turn
-    if turns is not None and not turns.is_over:
-        return _enter_in_turn(lease, holder, habits)
-    if habits.requests:
-        claims = _usual_claims(habits) if habits.by_kind else None
-        return be_let_in(lease, holder, claims) if claims else None
-    if habits.first is None and not habits.is_open:
-        habits.first = holder
-        claims = [(ledger, UNKNOWN_CLAIM) for ledger in governor.ledgers()]
-        claims.sort(key=id_of_ledger)
-        return be_let_in(lease, holder, claims[:UNKNOWN_POOLS], FIRST_SECONDS)
-    if not habits.is_open:
-        return _wait_for_first(lease, holder, habits)
-    claims = _first_claims(habits)
-    return be_let_in(lease, holder, claims) if claims else None
-
-
-def _usual_claims(habits: RouteHabits) -> Claims:
-    """Return what a request needs before it begins: of which pools, and how many set aside."""
-    now = time.monotonic()
-    claims = []
-    for kind, habit in list(habits.by_kind.items()):
-        claim = habit.claim(now)
-        if claim or habit.takes_in_threads():
-            ledger = governor.ledger_of(kind)
-            if ledger is not None:
-                claims.append((ledger, claim))
-    # All in one order, so that nobody waits in a circle.
-    return sorted(claims, key=id_of_ledger) if len(claims) > 1 else claims
-
-
-def _first_claims(habits: RouteHabits) -> Claims:
-    """Return the same for a route of which no request has ended yet: what the first has shown."""
-    claims = []
-    for kind, habit in list(habits.by_kind.items()):
-        ledger = governor.ledger_of(kind)
-        if ledger is not None and habit.most_elsewhere:
-            claims.append((ledger, habit.most_elsewhere))
-    return sorted(claims, key=id_of_ledger)
-
-
-async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
-    """Wait until enough is known of the first request of a route, then for what this one needs."""
-    is_open = Signal()
-    habits.waiting.append(is_open.set)
-    if len(habits.waiting) == 1:
-        _tick(asyncio.get_running_loop(), habits)
-    lease.pool.held_back += 1
-    try:
-        await is_open.wait(FIRST_SECONDS * 4)
-    finally:
-        lease.pool.held_back -= 1
-    holder.has_waited()
-    if habits.in_turn is not None:
-        await _wait_for_turn(lease, holder, habits)
-        return
-    claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
-    wait = be_let_in(lease, holder, claims)
-    if wait is not None:
-        await wait
-
-
-def _enter_in_turn(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:
-    """Let a request enter an app whose requests do so in turn, as `_before` does."""
-    if habits.in_turn.enters_at_once(holder):
-        return be_let_in(lease, holder, claims_in_turn(habits), CLAIM_SECONDS)
-    return _wait_for_turn(lease, holder, habits)
-
-
-async def _wait_for_turn(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
-    """Wait until it is a request's turn to enter an app, then for what it needs."""
-    turns = habits.in_turn
-    if not turns.is_over and not turns.enters_at_once(holder):
-        await turns.wait(lease, holder)
-        holder.has_waited()
-    if not turns.is_over:
-        wait = be_let_in(lease, holder, claims_in_turn(habits), CLAIM_SECONDS)
-    else:
-        claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
-        wait = be_let_in(lease, holder, claims)
-    if wait is not None:
-        await wait
-
-
-def _tick(loop: asyncio.AbstractEventLoop, habits: RouteHabits) -> None:
-    if habits.waiting:
-        loop.call_later(LOOK_SECONDS, _tick, loop, habits, context=Context())
-        habits.look_at_first()

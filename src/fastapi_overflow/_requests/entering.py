@@ -1,0 +1,119 @@
+"""What a request waits for before it begins: as it enters the app, and as it reaches its route.
+
+Called where it holds nothing. It must never hold one back for long because nothing is known of its
+route yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextvars import Context
+
+from .._connections.habits import LOOK_SECONDS, RouteHabits
+from .._connections.holder import Holder
+from .._threads.lease import BUSY, Lease
+from .held_back import UNKNOWN_CLAIM, UNKNOWN_POOLS, Claims, Wait, be_let_in, id_of_ledger
+from .holder_here import governor
+from .in_turn import CLAIM_SECONDS, claims_in_turn
+from .signal_of_loop import Signal
+
+# Seconds for which the first request of a route waits at most for what may turn out to be needless.
+FIRST_SECONDS = 0.25
+
+
+def wait_to_begin(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:
+    """Let a request go on where nothing is in its way; else return what it has to await.
+
+    It holds nothing, and nobody waits for it.
+    """
+    if not holder.may_wait or lease.token == BUSY or not governor.has_ledgers:
+        return None
+    turns = habits.in_turn
+    if turns is not None and not turns.is_over:
+        return _enter_in_turn(lease, holder, habits)
+    if habits.requests:
+        claims = _usual_claims(habits) if habits.by_kind else None
+        return be_let_in(lease, holder, claims) if claims else None
+    if habits.first is None and not habits.is_open:
+        habits.first = holder
+        claims = [(ledger, UNKNOWN_CLAIM) for ledger in governor.ledgers()]
+        claims.sort(key=id_of_ledger)
+        return be_let_in(lease, holder, claims[:UNKNOWN_POOLS], FIRST_SECONDS)
+    if not habits.is_open:
+        return _wait_for_first(lease, holder, habits)
+    claims = _first_claims(habits)
+    return be_let_in(lease, holder, claims) if claims else None
+
+
+def _usual_claims(habits: RouteHabits) -> Claims:
+    """Return what a request needs before it begins: of which pools, and how many set aside."""
+    now = time.monotonic()
+    claims = []
+    for kind, habit in list(habits.by_kind.items()):
+        claim = habit.claim(now)
+        if claim or habit.takes_in_threads():
+            ledger = governor.ledger_of(kind)
+            if ledger is not None:
+                claims.append((ledger, claim))
+    # All in one order, so that nobody waits in a circle.
+    return sorted(claims, key=id_of_ledger) if len(claims) > 1 else claims
+
+
+def _first_claims(habits: RouteHabits) -> Claims:
+    """Return the same for a route of which no request has ended yet: what the first has shown."""
+    claims = []
+    for kind, habit in list(habits.by_kind.items()):
+        ledger = governor.ledger_of(kind)
+        if ledger is not None and habit.most_elsewhere:
+            claims.append((ledger, habit.most_elsewhere))
+    return sorted(claims, key=id_of_ledger)
+
+
+async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
+    """Wait until enough is known of the first request of a route, then for what this one needs."""
+    is_open = Signal()
+    habits.waiting.append(is_open.set)
+    if len(habits.waiting) == 1:
+        _tick(asyncio.get_running_loop(), habits)
+    lease.pool.held_back += 1
+    try:
+        await is_open.wait(FIRST_SECONDS * 4)
+    finally:
+        lease.pool.held_back -= 1
+    holder.has_waited()
+    if habits.in_turn is not None:
+        await _wait_for_turn(lease, holder, habits)
+        return
+    claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
+    wait = be_let_in(lease, holder, claims)
+    if wait is not None:
+        await wait
+
+
+def _enter_in_turn(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:
+    """Let a request enter an app whose requests do so in turn, as `wait_to_begin` does."""
+    if habits.in_turn.enters_at_once(holder):
+        return be_let_in(lease, holder, claims_in_turn(habits), CLAIM_SECONDS)
+    return _wait_for_turn(lease, holder, habits)
+
+
+async def _wait_for_turn(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
+    """Wait until it is a request's turn to enter an app, then for what it needs."""
+    turns = habits.in_turn
+    if not turns.is_over and not turns.enters_at_once(holder):
+        await turns.wait(lease, holder)
+        holder.has_waited()
+    if not turns.is_over:
+        wait = be_let_in(lease, holder, claims_in_turn(habits), CLAIM_SECONDS)
+    else:
+        claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
+        wait = be_let_in(lease, holder, claims)
+    if wait is not None:
+        await wait
+
+
+def _tick(loop: asyncio.AbstractEventLoop, habits: RouteHabits) -> None:
+    if habits.waiting:
+        loop.call_later(LOOK_SECONDS, _tick, loop, habits, context=Context())
+        habits.look_at_first()
