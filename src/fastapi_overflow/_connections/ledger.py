@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .book import Book
-from .checkout import Checkout, NoConnection
+from .checkout import Checkout
 from .door import Door
 from .entries import Entries
 from .holder import HOP, LOOP, Account, Holder
@@ -21,8 +21,6 @@ from .turns import Turns
 
 if TYPE_CHECKING:
     from .stock import Pool
-
-__all__ = ["Ledger", "NoConnection"]
 
 
 class Ledger:

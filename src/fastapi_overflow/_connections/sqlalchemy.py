@@ -18,8 +18,9 @@ from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from .checkout import NoConnection
 from .holder import LOOP
-from .ledger import Ledger, NoConnection
+from .ledger import Ledger
 from .pool_view import KIND, LEDGER, OUT, URL, WATCHED, PoolView
 from .watched import WatchedAccount, WatchedPool
 
