@@ -102,7 +102,7 @@ class Handler(logging.Handler):
 logging.getLogger("fastapi_overflow").addHandler(Handler(logging.WARNING))
 def fail(*args):
     raise RuntimeError("ours")
-connections._before = fail
+connections.wait_to_begin = fail
 async def main():
     print(json.dumps([await call(app, "/kept"), await call(app, "/kept"), told]))
 anyio.run(main)

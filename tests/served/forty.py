@@ -42,7 +42,7 @@ class Base(DeclarativeBase):
 
 
 class Item(Base):
-    __tablename__ = "items"
+    __tablename__ = "forty_items"
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str]
 

@@ -88,12 +88,6 @@ class Account(Visit):
         capacity: int = self.ledger.stock.capacity
         return max(1, min(self.habit.most_elsewhere, capacity))
 
-    @property
-    def is_of_first(self) -> bool:
-        """Whether it is of the first request of its route, of which nothing more is known."""
-        habits = self.holder.habits
-        return habits is not None and not habits.requests and habits.first is self.holder
-
     # ---- what is learned while it goes on
 
     def note_elsewhere(self, where: int, now: float) -> None:

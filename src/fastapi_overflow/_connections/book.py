@@ -97,12 +97,16 @@ class Book:
         self.later.append((account.ledger.enter_return, account))
         self.settle()
 
-    def leave_if_had(self) -> None:
-        """Give the lock back, if an interruption has come right after this thread got it.
+    def leave_if_had(self, has_opened: bool) -> None:
+        """Give the lock back, if an interruption has kept this thread from it.
 
-        `with` would spare that, at twice the instructions: too many for each checkout.
+        `with` would spare that, at twice the instructions: too many for each checkout. Python 3.10
+        may be interrupted between any two instructions, in a `finally` as well.
+
+        :param has_opened: whether this thread has opened the book
         """
-        if self.lock._is_owned() and not self.is_open:  # type: ignore[attr-defined]
+        if self.lock._is_owned() and (has_opened or not self.is_open):  # type: ignore[attr-defined]
+            self.is_open = False
             self.lock.release()
 
     def note_fault(self, exc: Exception) -> None:

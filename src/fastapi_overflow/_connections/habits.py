@@ -191,7 +191,6 @@ class RouteHabits:
     :ivar waiting: called, once each, when they need not wait any longer
     :ivar are_late: whether some take a connection late: see `Visit.late`
     :ivar have_taken: whether some have taken a connection, or failed to
-    :ivar in_turn: of an app: lets its first requests in where they reach their route with something
     """
 
     __slots__ = (
@@ -200,7 +199,6 @@ class RouteHabits:
         "by_kind",
         "first",
         "have_taken",
-        "in_turn",
         "is_open",
         "requests",
         "ticks",
@@ -217,7 +215,6 @@ class RouteHabits:
         self.are_late = False
         self.have_taken = False
         self._uncounted = 0  # requests that took nothing, as all before, and no habit knows of
-        self.in_turn: Any = None
 
     def open(self) -> None:
         """Let the others wait for the first one no longer."""

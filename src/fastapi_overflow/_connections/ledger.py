@@ -117,20 +117,16 @@ class Ledger:
         """
         stock, book = self.stock, self.book
         now = time.monotonic()
+        has_opened = is_taken = False
         try:
             self._acquire()
-        except BaseException:
-            book.leave_if_had()
-            raise
-        is_taken = False
-        if book.is_open:
-            # By this very thread, which a signal or the garbage collector has interrupted: it can't
-            # wait here.
-            self._later.append((self._enter_checkout, account))
-            self._release()
-            return True
-        book.is_open = True
-        try:
+            if book.is_open:
+                # By this very thread, which a signal or the garbage collector has interrupted: it
+                # can't wait here.
+                self._later.append((self._enter_checkout, account))
+                self._release()
+                return True
+            has_opened = book.is_open = True
             try:
                 free = stock.capacity - stock.held - stock.adrift
                 if free <= 0 or account.held or not account.is_simple:
@@ -172,6 +168,7 @@ class Ledger:
                 book.is_open = False
                 self._release()
         except BaseException:
+            book.leave_if_had(has_opened)
             if is_taken:  # an interruption at the end: nobody will give it back
                 self.give_back(account)
             raise
@@ -249,46 +246,49 @@ class Ledger:
         """Enter that a connection of this account is back."""
         book = self.book
         now = time.monotonic()
+        has_opened = is_entered = False
         try:
-            is_had = self._acquire(False)
+            if not self._acquire(False):
+                is_entered = True
+                book.give_back(account)
+                return
+            if book.is_open:  # by this very thread
+                self._later.append((self.enter_return, account))
+                is_entered = True
+                self._release()
+                return
+            has_opened = book.is_open = True
+            try:
+                stock = self.stock
+                if (
+                    account.held == 1
+                    and not account.claim
+                    and account.is_quick
+                    and not stock.somebody_waits
+                ):
+                    is_entered = True
+                    account.held = 0
+                    stock.held -= 1
+                    del stock.stakes[account]
+                    seconds = now - account.filled
+                    self.seconds_held += seconds
+                    if account.habit is not None:
+                        account.emptied = now
+                        account.kept += seconds
+                        if account.unused:
+                            self.seconds_idle += account.unused - account.idled
+                            account.idled = account.unused
+                else:
+                    is_entered = True
+                    self.enter_return(account)
+            finally:
+                book.is_open = False
+                self._release()
         except BaseException:
-            book.leave_if_had()
-            self._later.append((self.enter_return, account))
-            if not book.is_open:  # else whoever has it open looks there afterwards
-                book.settle()
+            book.leave_if_had(has_opened)
+            if not is_entered:
+                book.give_back(account)
             raise
-        if not is_had:
-            book.give_back(account)
-            return
-        if book.is_open:  # by this very thread
-            book.later.append((self.enter_return, account))
-            self._release()
-            return
-        book.is_open = True
-        try:
-            stock = self.stock
-            if (
-                account.held == 1
-                and not account.claim
-                and account.is_quick
-                and not stock.somebody_waits
-            ):
-                account.held = 0
-                stock.held -= 1
-                del stock.stakes[account]
-                seconds = now - account.filled
-                self.seconds_held += seconds
-                if account.habit is not None:
-                    account.emptied = now
-                    account.kept += seconds
-                    if account.unused:
-                        self.seconds_idle += account.unused - account.idled
-                        account.idled = account.unused
-            else:
-                self.enter_return(account)
-        finally:
-            book.is_open = False
-            self._release()
         if self._later:
             book.settle()
 

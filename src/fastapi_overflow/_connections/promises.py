@@ -44,8 +44,6 @@ class Promises:
         """Have what is set aside for an account be given up when it is late: from now on."""
         habit = account.habit
         usual = 0.0 if habit is None else PATIENCE * max(habit.idle, habit.again)
-        if account.held > 1 and account.is_of_first:  # how long its kind takes is known of none
-            usual = MOST_PATIENCE
         until = now + min(max(usual, LEAST_PATIENCE), MOST_PATIENCE)
         self._withdraw(account)
         self._made += 1

@@ -26,14 +26,13 @@ class Turns:
     # could come to their end in some order, as long as none takes more than its kind did before.
     # Where one does, and all wait, the newest fails, and its kind is known for it from then on.
 
-    __slots__ = ("_entries", "_firsts", "_promises", "_queues", "_stock")
+    __slots__ = ("_entries", "_promises", "_queues", "_stock")
 
     def __init__(self, stock: Stock, promises: Promises, queues: Queues, entries: Entries) -> None:
         self._stock = stock
         self._promises = promises
         self._queues = queues
         self._entries = entries
-        self._firsts: list[Account] = []  # of new routes, that have all that was set aside for them
 
     def look(self, now: float) -> None:
         """Give up what was set aside for too long, ask the pool, and serve those who wait."""
@@ -44,13 +43,11 @@ class Turns:
     def serve(self, now: float) -> None:
         """Let go on whoever may, until the invariants hold.
 
-        First who waits on a loop, then the first requests of new routes, of which nobody knows what
-        they need, then threads that hold one already, then what is set aside for a request that has
-        waited for long, then the other threads by age, then the requests that are about to begin.
+        First who waits on a loop, then threads that hold one already, then what is set aside for a
+        request that has waited for long, then the other threads by age, then the requests that are
+        about to begin.
         """
         stock, queues, entries = self._stock, self._queues, self._entries
-        if self._firsts and not queues.on_loop:
-            self._keep_one_ahead(now)
         while queues and stock.free > 0:
             checkout: Checkout | None
             if queues.on_loop:
@@ -91,25 +88,6 @@ class Turns:
                 self._promises.make(account, now)
             stock.count(account)
         self.hand_out(account, now)
-        if 0 < account.claim <= account.held and account.is_of_first:
-            self._firsts.append(account)
-            self._keep_one_ahead(now)
-
-    def _keep_one_ahead(self, now: float) -> None:
-        """Set one more aside for first requests that have all that was: one each, once."""
-        stock, firsts = self._stock, self._firsts
-        for account in list(firsts):
-            claim = account.held + 1
-            if not account.held or account.claim >= claim or not account.is_of_first:
-                firsts.remove(account)
-            elif stock.free > stock.aside and stock.is_safe(
-                account, claim, max(account.limit(), claim)
-            ):
-                firsts.remove(account)
-                stock.leave_out(account)
-                account.claim = claim
-                stock.count(account)
-                self._promises.make(account, now)
 
     def hand_out(self, account: Account, now: float) -> None:
         """Enter that an account has one more, whether anybody was asked or not."""

@@ -22,7 +22,6 @@ from .entering import wait_to_begin
 from .faults import never_raises, tell
 from .held_back import Claims, Wait, be_let_in_late, id_of_ledger
 from .holder_here import current_outside, governor, habits_outside, make_holder
-from .in_turn import note_route
 from .origin import note_endpoint
 
 MOST_ROUTES = 1024  # whose habits are kept
@@ -56,7 +55,7 @@ def at_app(lease: Lease, app: Any, around: bool) -> Wait | None:
     try:
         if not around:
             habits = _apps.get(app)
-            if habits is not None and habits.requests and not (habits.have_taken or habits.in_turn):
+            if habits is not None and habits.requests and not habits.have_taken:
                 lease.habits = habits
                 lease.began = monotonic()
                 return None
@@ -104,7 +103,7 @@ def _takes_nothing(lease: Lease, endpoint: object) -> bool:
     if known is None or known[0] is not endpoint:
         return False
     habits = known[1]
-    if habits.have_taken or not habits.requests or lease.habits.in_turn is not None:
+    if habits.have_taken or not habits.requests:
         return False
     lease.app_habits = lease.habits
     lease.habits.took_nothing()
@@ -120,16 +119,14 @@ def _at_route(lease: Lease) -> Wait | None:
     endpoint = lease.route
     if endpoint is None or holder.endpoint is endpoint or holder.habits is habits_outside:
         return None
-    habits = _habits_of(endpoint)
     if holder.endpoint is None:
         holder.app_habits = holder.habits
         if holder.holds_something:
             holder.app_visits = holder.visits()  # what it takes in all is known at its end
         elif holder.habits is not None:
             holder.habits.learn(holder.visits())
-        if holder.habits is not None:
-            note_route(holder, holder.habits, habits)
     holder.endpoint = endpoint
+    habits = _habits_of(endpoint)
     holder.go_on(habits)
     return None if holder.holds_something else wait_to_begin(lease, holder, habits)
 
@@ -212,10 +209,6 @@ def _ended(lease: Lease) -> None:
         )
     for account in list(holder.accounts.values()):
         account.ledger.door.release(account)
-    if holder.habits is not None:
-        turns = (holder.app_habits or holder.habits).in_turn
-        if turns is not None:
-            turns.leave(holder)
     # No circles are left: a request's objects go at its end, not at a garbage collection.
     lease.holder = None
     holder.accounts = {}

@@ -15,7 +15,6 @@ from .._connections.holder import Holder
 from .._threads.lease import BUSY, Lease
 from .held_back import UNKNOWN_CLAIM, UNKNOWN_POOLS, Claims, Wait, be_let_in, id_of_ledger
 from .holder_here import governor
-from .in_turn import CLAIM_SECONDS, claims_in_turn
 from .signal_of_loop import Signal
 
 # Seconds for which the first request of a route waits at most for what may turn out to be needless.
@@ -29,9 +28,6 @@ def wait_to_begin(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | N
     """
     if not holder.may_wait or lease.token == BUSY or not governor.has_ledgers:
         return None
-    turns = habits.in_turn
-    if turns is not None and not turns.is_over:
-        return _enter_in_turn(lease, holder, habits)
     if habits.requests:
         claims = _usual_claims(habits) if habits.by_kind else None
         return be_let_in(lease, holder, claims) if claims else None
@@ -82,33 +78,8 @@ async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> 
     finally:
         lease.pool.held_back -= 1
     holder.has_waited()
-    if habits.in_turn is not None:
-        await _wait_for_turn(lease, holder, habits)
-        return
     claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
     wait = be_let_in(lease, holder, claims)
-    if wait is not None:
-        await wait
-
-
-def _enter_in_turn(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:
-    """Let a request enter an app whose requests do so in turn, as `wait_to_begin` does."""
-    if habits.in_turn.enters_at_once(holder):
-        return be_let_in(lease, holder, claims_in_turn(habits), CLAIM_SECONDS)
-    return _wait_for_turn(lease, holder, habits)
-
-
-async def _wait_for_turn(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
-    """Wait until it is a request's turn to enter an app, then for what it needs."""
-    turns = habits.in_turn
-    if not turns.is_over and not turns.enters_at_once(holder):
-        await turns.wait(lease, holder)
-        holder.has_waited()
-    if not turns.is_over:
-        wait = be_let_in(lease, holder, claims_in_turn(habits), CLAIM_SECONDS)
-    else:
-        claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
-        wait = be_let_in(lease, holder, claims)
     if wait is not None:
         await wait
 

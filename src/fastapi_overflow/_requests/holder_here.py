@@ -70,8 +70,9 @@ def make_holder(lease: Lease) -> Holder:
             holder.began = lease.began
             holder.is_late = habits.are_late
             holder.may_wait = lease.pool.clock.loop() is not None
-        lease.holder = holder
-        holder.hops = lease.running
+        if not lease.closed:  # else it has just ended: nobody takes that apart
+            lease.holder = holder
+            holder.hops = lease.running
         return holder
 
 
