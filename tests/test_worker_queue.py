@@ -67,6 +67,7 @@ async def crew():
     for thread in threads:
         thread.queue.put_nowait(None)
         thread.go_on.release(9)
+    for thread in threads:
         thread.thread.join(PATIENCE)
         assert not thread.thread.is_alive(), "it doesn't end"
 
@@ -118,6 +119,26 @@ class TestCrew:
             thread.queue.put_nowait(None)
         crew[1].go_on.release()
         assert crew[1].got.get(timeout=PATIENCE) == "d"
+
+    async def test_one_whose_hop_runs_elsewhere_stays_for_that_long(self, crew):
+        """Anyio ends the threads of a task that ends: while the hop runs, another one has its own.
+
+        Else the thread that runs it, which anyio takes for idle, would be all that there is.
+        """
+        asleep = crew[0].queue.crew.asleep
+        runs, third, ended = sorted(crew, key=lambda thread: asleep.index(thread.queue))
+        ended.queue.put_nowait("blocks")
+        assert runs.got.get(timeout=PATIENCE) == "blocks"
+        third.queue.put_nowait("blocks as well")
+        assert third.got.get(timeout=PATIENCE) == "blocks as well"
+        ended.queue.put_nowait(None)
+        ended.thread.join(0.2)  # the time to end, where it would
+        runs.queue.put_nowait("quick")
+        assert ended.got.get(timeout=PATIENCE) == "quick"
+        runs.go_on.release()
+        ended.go_on.release(2)
+        ended.thread.join(PATIENCE)
+        assert not ended.thread.is_alive()
 
     async def test_a_thread_that_dies_in_its_sleep_hands_its_call_on(self, crew, monkeypatch):
         """An exception thrown into a thread that was called for a hop doesn't lose the hop."""
@@ -211,6 +232,17 @@ class TestResults:
         loop.turn()
         loop.turn()
         assert seen == ["another's result", "call", "result"]
+
+    def test_a_call_too_many_does_nothing(self):
+        """As after an interruption that has come right after the last result."""
+        loop, seen = LoopByHand(), []
+        results = Results(loop)
+        self.add(results, seen.append, 1)
+        loop.call_soon(results._deliver)
+        for _ in range(4):
+            loop.turn()
+        assert seen == [1]
+        assert not loop.ready
 
     def test_a_report_that_fails_holds_up_no_other(self):
         """Where a result can't be reported, the others are."""

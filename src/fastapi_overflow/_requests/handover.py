@@ -10,6 +10,7 @@ nobody is told. anyio's class is private, but the three methods are all that it 
 
 from __future__ import annotations
 
+import functools
 import queue
 import sys
 from types import FunctionType
@@ -31,7 +32,10 @@ def install() -> None:
         return  # trio, whose threads wait for a lock
     try:
         if _is_as_expected(backend.WorkerThread):
-            wrapt.wrap_function_wrapper(backend, "WorkerThread.__init__", _wrap_init)
+            run = backend.WorkerThread.run
+            wrapt.wrap_function_wrapper(
+                backend, "WorkerThread.__init__", functools.partial(_wrap_init, run)
+            )
     except Exception:
         return  # another anyio, or somebody's wrapper in its place
 
@@ -50,9 +54,10 @@ def _is_as_expected(worker_thread: type) -> bool:
     return used & vars(queue.Queue).keys() == USED
 
 
-def _wrap_init(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> None:
+def _wrap_init(run: Any, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> None:
     wrapped(*args, **kwargs)
-    if type(instance.queue) is queue.Queue:
+    # A subclass with a `run` of its own may use more of its queue.
+    if type(instance).run is run and type(instance.queue) is queue.Queue:
         # The loop's other threads are found by what anyio keeps of them; a table would keep loops.
         others = (worker.queue for worker in getattr(instance, "workers", ()))
         crew = next((other.crew for other in others if type(other) is HopQueue), None)

@@ -50,8 +50,8 @@ class Crew:
     #   4. A thread that leaves somebody in the line has called another one, if any is asleep.
     # Therefore no hop waits beside a thread that is free: anyio lends as many threads as there are
     # hops under way, so one of them is asleep, or about to look.
-    # anyio may end a thread that runs a hop put to another one. So for as long as such a hop runs
-    # there is a thread more than anyio counts; there are never more hops.
+    # anyio may end a thread while the hop that was put to it runs, in another thread maybe. It ends
+    # once that hop is over: until then it takes the place of the one that runs it.
     # Assumes: appending to a deque and taking from it are atomic, with and without the GIL.
 
     __slots__ = ("_results", "asleep", "called", "line")
@@ -100,6 +100,8 @@ class HopQueue(SimpleQueue[Any]):
         self.waiting: Any = None
         self.running: Any = None
         self.report: Callable[..., None] | None = None
+        self._under_way: Any = None
+        self._put_to: HopQueue | None = None
         self._ends = self._has_begun = False
 
     def put_nowait(self, item: Any) -> None:
@@ -108,7 +110,7 @@ class HopQueue(SimpleQueue[Any]):
         if item is None:
             self._end()
             return
-        self.waiting = item
+        self.waiting = self._under_way = item
         worker = self.worker
         crew.line.append((self, None if worker is None else worker._report_result, item))
         if crew.called.empty() or not len(crew.line) % HOPS_FOR_ANOTHER:
@@ -116,6 +118,9 @@ class HopQueue(SimpleQueue[Any]):
 
     def _end(self) -> None:
         self._ends = True
+        self._wake()
+
+    def _wake(self) -> None:
         try:
             self.crew.asleep.remove(self)
         except ValueError:
@@ -133,15 +138,17 @@ class HopQueue(SimpleQueue[Any]):
                 if line:
                     try:
                         put_to, self.report, self.running = line.popleft()
+                        self._put_to = put_to
                         break
                     except IndexError:
                         pass  # another thread was faster
-                if self._ends:
+                if self._ends and self._under_way is None:
                     self._forget_worker()
                     return None
                 asleep = crew.asleep
                 asleep.appendleft(self)
-                if line or self._ends:
+                # A copy: without the GIL `line` might be old news.
+                if line.copy() or (self._ends and self._under_way is None):
                     try:
                         asleep.remove(self)
                         continue
@@ -184,7 +191,16 @@ class HopQueue(SimpleQueue[Any]):
         if crew.line and crew.called.empty():
             crew.call_one()
 
+    def over(self) -> None:
+        """Let the thread end that the hop was put to, if it is to. Before anyio may put another."""
+        put_to, self._put_to = self._put_to, None
+        if put_to is not None:
+            put_to._under_way = None
+            if put_to._ends:
+                put_to._wake()
+
     def task_done(self) -> None:
+        self.over()  # for a result that didn't go by `LoopOfWorker`
         self.running = self.report = None
 
     def join(self) -> None:

@@ -44,14 +44,18 @@ class Results:
             raise
 
     def _deliver(self) -> None:
-        new = self.new
         try:
-            while (entry := new.popleft()) is not None:
-                report, args = entry
-                report(*args)
+            self._report_all()
         except BaseException:
-            self._loop.call_soon(self._deliver)  # the rest, up to the mark
+            # The rest, up to the mark. If that is gone, it is a call too many, which does nothing.
+            self._loop.call_soon(self._deliver)
             raise
+
+    def _report_all(self) -> None:
+        new = self.new
+        while new and (entry := new.popleft()) is not None:
+            report, args = entry
+            report(*args)
         self.called = False
         # Marks alone are of two threads that called at once: those calls are to come anyway. A
         # copy, as another thread may add to it; without the GIL `not new` might be old news, too.
@@ -82,6 +86,7 @@ class LoopOfWorker:
         report = self._queue.report
         if report is None or callback != self._report:
             return self.loop.call_soon_threadsafe(callback, *args, context=context)
+        self._queue.over()
         results = self._results
         results.new.append((report, args))
         if not results.called:
