@@ -375,8 +375,10 @@ async def main():
         thread.join()
     (now,) = pool_stats()
     (later,) = stats_by_name().values()
+    seconds = time.monotonic() - end + 2
     return [fallen, now.checkouts == later.checkouts,
-            abs(now.seconds_held - later.seconds_held), now.seconds_held, later.seconds_waited]
+            abs(now.seconds_held - later.seconds_held), now.seconds_held / seconds,
+            later.seconds_waited / seconds]
 """
 
 
@@ -386,5 +388,5 @@ class TestMeanwhile:
         fallen, same, apart, held, waited = told(MEANWHILE)
         assert (fallen, same) == ([], True)
         assert apart < 0.05
-        assert 0 < held < 3 * 2.5
-        assert waited < 6 * 2.5
+        assert 0 < held < 3 * 1.05  # connections; by the clock's reading at both ends
+        assert waited < 6 * 1.05  # threads

@@ -116,7 +116,6 @@ class Ledger:
         All in one: a call for each checkout would be half a percent of it.
         """
         stock, book = self.stock, self.book
-        now = time.monotonic()
         has_opened = is_taken = False
         try:
             self._acquire()
@@ -147,7 +146,8 @@ class Ledger:
                 account.held = 1
                 stock.held += 1
                 self.checkouts += 1
-                account.filled = now
+                # Not before the lock was had: until then it may have been another's.
+                account.filled = now = time.monotonic()
                 if habit is not None:
                     if account.is_awaited:
                         account.is_awaited = False
