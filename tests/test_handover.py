@@ -132,6 +132,13 @@ class TestWhere:
         install(monkeypatch, worker_thread)
         assert dict(vars(worker_thread)) == before
 
+    def test_a_subclass_with_a_run_of_its_own_is_left_alone(self, monkeypatch, worker_thread):
+        """And somebody's subclass, which may use more of its queue; another subclass isn't."""
+        install(monkeypatch, worker_thread)
+        with_run = type("Mine", (worker_thread,), {"run": lambda self: self.queue.get(timeout=1)})
+        assert type(with_run().queue) is queue.Queue
+        assert type(type("Theirs", (worker_thread,), {})().queue) is _handover.HopQueue
+
     def test_another_queue_is_left_alone(self, monkeypatch, worker_thread):
         """And one that has another kind of queue."""
         worker_thread.__init__ = use_simple_queue
