@@ -13,12 +13,16 @@ from contextvars import Context
 from .._connections.habits import LOOK_SECONDS, RouteHabits
 from .._connections.holder import Holder
 from .._threads.lease import BUSY, Lease
-from .held_back import UNKNOWN_CLAIM, UNKNOWN_POOLS, Claims, Wait, be_let_in, id_of_ledger
+from .held_back import Claims, Wait, be_let_in, id_of_ledger
 from .holder_here import governor
 from .signal_of_loop import Signal
 
 # Seconds for which the first request of a route waits at most for what may turn out to be needless.
 FIRST_SECONDS = 0.25
+
+# What is set aside for a request of which nothing is known, and in how many pools at most.
+UNKNOWN_CLAIM = 2
+UNKNOWN_POOLS = 4
 
 
 def wait_to_begin(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:

@@ -26,10 +26,6 @@ from .signal_of_loop import Signal
 # than the pool must have its chance.
 LATE_SECONDS = 1.0
 
-# What is set aside for a request of which nothing is known, and in how many pools at most.
-UNKNOWN_CLAIM = 2
-UNKNOWN_POOLS = 4
-
 # How anyio's cancellations begin, from 3.7 to 4.16.
 BY_SCOPE = "Cancelled by cancel scope"
 
