@@ -256,7 +256,7 @@ class TestDoing:
     async def test_hop_beside(self, made):
         """While another hop of the request runs it isn't idle."""
         if _is_trio():
-            return  # not seen there, unless it is the first of them
+            pytest.skip("not seen there, unless it is the first of them")
         door = Door()
         ended = []
 
@@ -275,6 +275,8 @@ class TestDoing:
 
     async def test_own_limiter(self, made):
         """A hop with a limiter of the caller's own counts as one."""
+        if _is_trio():
+            pytest.skip("not seen there")
         door, limiter = Door(), anyio.CapacityLimiter(1)
 
         async def endpoint():
@@ -283,9 +285,6 @@ class TestDoing:
             await run_in_threadpool(connection.close)
 
         async with requests_of(app_with(endpoint)):
-            if _is_trio():
-                door.open()
-                return  # not seen there
             await until(lambda: doing(made) == ["running in a thread"], "a hop")
             await anyio.sleep(0.1)
             assert doing(made) == ["running in a thread"]

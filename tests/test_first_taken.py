@@ -57,7 +57,6 @@ def told(made):
     return [(o.route, o.doing) for o in fastapi_overflow.connections() if o.pool == name]
 
 
-@pytest.mark.anyio
 async def becomes_idle(made, endpoint, go_on):
     """Wait until the connection of a request to this endpoint is told as idle, and let it go on."""
     async with anyio.create_task_group() as group:
@@ -66,6 +65,7 @@ async def becomes_idle(made, endpoint, go_on):
         go_on.set()
 
 
+@pytest.mark.anyio
 class TestTold:
     async def test_on_the_loop(self, made):
         """It has its route as any other."""
