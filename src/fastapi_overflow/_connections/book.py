@@ -115,15 +115,22 @@ class Book:
 
     def settle(self) -> None:
         """Do what had to wait while the book was open; never called by who has it open."""
-        while self.later and self.lock.acquire(blocking=False):
+        while self.later:
+            has_opened = False
             try:
-                self.is_open = True
-                while self.later:
-                    function, argument = self.later.popleft()
-                    function(argument)
-            finally:
-                self.is_open = False
-                self.lock.release()
+                if not self.lock.acquire(blocking=False):
+                    break  # its owner looks at `later` afterwards
+                try:
+                    has_opened = self.is_open = True
+                    while self.later:
+                        function, argument = self.later.popleft()
+                        function(argument)
+                finally:
+                    self.is_open = False
+                    self.lock.release()
+            except BaseException:
+                self.leave_if_had(has_opened)
+                raise
         while self._faults:
             try:
                 exc = self._faults.popleft()

@@ -245,9 +245,9 @@ class Ledger:
     def give_back(self, account: Account) -> None:
         """Enter that a connection of this account is back."""
         book = self.book
-        now = time.monotonic()
         has_opened = is_entered = False
         try:
+            now = time.monotonic()
             if not self._acquire(False):
                 is_entered = True
                 book.give_back(account)
