@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 
+from fastapi_overflow._connections import account as account_module
 from fastapi_overflow._connections import checkout as checkout_module
 from fastapi_overflow._connections import circles, door, entries, holder, stock, turns
 from fastapi_overflow._connections import ledger as ledger_module
@@ -24,7 +25,10 @@ from fastapi_overflow._connections.promises import MOST_PATIENCE, PATIENCE_LOOKS
 from fastapi_overflow._connections.turns import Turns
 from support import PATIENCE
 
-MODULES = (checkout_module, circles, door, entries, holder, ledger_module, stock, turns)
+MODULES = (
+    *(account_module, checkout_module, circles, door, entries, holder),
+    *(ledger_module, stock, turns),
+)
 FOR_EVER = 10.0**9
 PLACES = (LOOP, HOP, THREAD)
 
@@ -301,14 +305,19 @@ class Party:
 
     # ---- before it begins
 
-    def enter(self, ledger, claim=0):
+    def enter(self, ledger, claim=0, is_usual=False):
         """Ask to be let in; tell whether it is, else it waits."""
         account = self.holder.account(ledger)
         if ledger.door.lets_in(account, claim):
             return True
         self.woken = 0
-        self.entry = ledger.door.queue(account, claim, self._wake)
+        self.entry = ledger.door.queue(account, claim, self._wake, is_usual)
         return self.entry.is_in
+
+    def enter_as_usual(self, ledger):
+        """Ask for what requests of its kind need; tell whether it may go on, else it waits."""
+        claim = self.holder.account(ledger).habit.needs(self.world.time.now)
+        return claim is None or self.enter(ledger, claim, is_usual=True)
 
     def _wake(self):
         self.woken += 1

@@ -12,6 +12,7 @@ has, it isn't asserted that those go on who wait for what is free: what is safe 
 """
 
 import gc
+import itertools
 import sys
 import weakref
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
+from fastapi_overflow._connections.entries import PASSING
 from fastapi_overflow._connections.habits import RouteHabits
 from fastapi_overflow._connections.holder import LOOP, THREAD
 from ledger_tools import (
@@ -74,6 +76,7 @@ class Connections(RuleBasedStateMachine):
             mine = [each for each in granted if each.account.ledger is ledger]
             check_sums(ledger, accounts_of(self.parties), len(mine))
             self.check_turn(ledger)
+            self.check_entries(ledger)
 
     def check_turn(self, ledger):
         """Nobody waits for what is free, at the next look at the latest."""
@@ -82,6 +85,21 @@ class Connections(RuleBasedStateMachine):
             self.world.time.now += LOOK_SECONDS
             ledger.door.look()
             assert not self.waits_for_free(ledger)
+
+    def check_entries(self, ledger):
+        """Nobody waits to be let in where there is room, or where he need not, after a look."""
+        if self.waits_for_nothing(ledger):
+            self.world.time.now += LOOK_SECONDS
+            ledger.door.look()
+            assert not self.waits_for_nothing(ledger)
+
+    def waits_for_nothing(self, ledger):
+        entries = ledger.entries
+        foremost = itertools.islice(entries.waiting, PASSING)
+        return any(entries.has_room(each.account, each.claim) for each in foremost) or any(
+            each.is_usual and each.account.habit.takes_seldom(each.claim, self.world.time.now)
+            for each in entries.waiting
+        )
 
     def waits_for_free(self, ledger):
         free = ledger.stock.free
@@ -142,6 +160,16 @@ class Connections(RuleBasedStateMachine):
         party = self.add(self.world.request(self.routes[route % len(self.routes)]))
         party.enter(self.ledger(pool), claim)
         self.holds()
+
+    @precondition(lambda self: len(self.parties) < MOST_PARTIES)
+    @rule(route=PICK, pool=PICK)
+    def request_asks_for_what_is_usual(self, route, pool):
+        """One of a route that is known; it goes on where its kind needs nothing."""
+        known = [route for route in self.routes if route.requests]
+        if known:
+            party = self.add(self.world.request(known[route % len(known)]))
+            party.enter_as_usual(self.ledger(pool))
+            self.holds()
 
     @precondition(lambda self: self.parties)
     @rule(number=PICK, pool=PICK, claim=st.integers(0, 3))

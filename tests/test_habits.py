@@ -5,7 +5,9 @@ Run by pytest.
 
 from fastapi_overflow._connections.habits import (
     MOST_POOLS,
+    MOST_TICKS,
     PRESSED_SECONDS,
+    TICKS_WITHOUT,
     WINDOW,
     RouteHabits,
     Visit,
@@ -67,3 +69,48 @@ class TestMemory:
         for number in range(1000):
             habits.learn({number: visit()})
         assert len(habits.by_kind) <= MOST_POOLS
+
+
+class First:
+    """In the place of the first request of a route."""
+
+    def __init__(self):
+        self.waiting = []
+        self.holds_something = False
+
+
+class TestFirst:
+    def wait(self, first, looks):
+        """Have others wait for the first one; tell after how many looks they don't any longer."""
+        habits = RouteHabits()
+        habits.first = first
+        opened = []
+        habits.waiting.append(lambda: opened.append(True))
+        for number, does in enumerate(looks, 1):
+            first.holds_something, first.waiting = does == "holds", [does] * (does == "waits")
+            habits.look_at_first()
+            assert habits.is_open == bool(opened)
+            if opened:
+                return number, habits.is_first_idle
+        return None, habits.is_first_idle
+
+    def test_takes_none(self):
+        """The others wait for a few looks while it has taken none."""
+        assert self.wait(First(), ["idle"] * 50) == (TICKS_WITHOUT, True)
+
+    def test_gave_it_back(self):
+        """They wait as long once it has given back what it had."""
+        assert self.wait(First(), ["holds"] * 3 + ["idle"] * 50) == (3 + TICKS_WITHOUT, True)
+
+    def test_takes_it_again(self):
+        """It takes another one after a while: they wait again as long."""
+        looks = [*["idle"] * (TICKS_WITHOUT - 1), "holds", *["idle"] * 50]
+        assert self.wait(First(), looks) == (2 * TICKS_WITHOUT, True)
+
+    def test_holds_it(self):
+        """They wait longer while it has one."""
+        assert self.wait(First(), ["holds"] * 50) == (MOST_TICKS, False)
+
+    def test_waits_for_it(self):
+        """They do so while it waits for one: it isn't idle."""
+        assert self.wait(First(), ["waits"] * 50) == (MOST_TICKS, False)

@@ -9,6 +9,7 @@ import pytest
 
 from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
 from fastapi_overflow._connections.entries import OLD
+from fastapi_overflow._connections.habits import RouteHabits
 from fastapi_overflow._connections.holder import HOP, LOOP
 from ledger_tools import World, alive, check_empty, is_safe, known_route
 
@@ -196,6 +197,52 @@ class TestEntries:
         world.time.now += 10
         assert thread.look()
 
+    def test_needless(self, world):
+        """Those that wait need not any longer once requests of their kind turn out to take none."""
+        _, ledger = world.ledgers
+        habits = known_route((ledger, 1, 1), requests=1)
+        holder, *waiting = [world.request(habits) for _ in range(4)]
+        assert holder.enter_as_usual(ledger)
+        assert holder.take(ledger)
+        assert not any(each.enter_as_usual(ledger) for each in waiting)
+        habits.learn({})
+        world.look()
+        assert not any(each.woken for each in waiting)  # half of them do: maybe it does, too
+        habits.learn({})
+        world.look()
+        assert [each.woken for each in waiting] == [1, 1, 1]
+        assert ledger.stock.aside == ledger.stock.awaited == 0
+        assert all(each.leave() for each in waiting)
+        holder.finish()
+
+    def test_needed_for_once(self, world):
+        """One that waits for more than its kind usually needs goes on waiting."""
+        _, ledger = world.ledgers
+        habits = known_route((ledger, 1, 0))
+        holder, waiting = world.request(habits), world.request(habits)
+        assert holder.take(ledger)
+        assert not waiting.enter(ledger, 1)
+        for _ in range(20):
+            habits.learn({})
+        world.look()
+        assert not waiting.woken
+        holder.finish()
+        assert waiting.woken
+        waiting.leave()
+        waiting.finish()
+
+    def test_others_behind_who_waits_for_more(self, world):
+        """One that waits its turn is let in before one that needs more than is free."""
+        ledger = world.other_ledger(2)
+        holder = world.request(known_route((ledger, 1, 1)))
+        assert holder.take(ledger)
+        more = world.request(known_route((ledger, 2, 2)))
+        assert not more.enter_as_usual(ledger)
+        assert world.request(known_route((ledger, 1, 1))).enter_as_usual(ledger)
+        assert not more.woken
+        holder.finish()
+        more.leave()
+
     def test_after_who_has_one(self, world):
         """What was put by for one that waits for long is for a thread that needs a further one."""
         ledger, _ = world.ledgers
@@ -228,6 +275,35 @@ class TestEntries:
         assert waiting.entry.is_in
         waiting.leave()
         waiting.finish()
+
+
+class TestFirst:
+    """The first request of a route: the others begin once it has been idle for a while."""
+
+    def enter(self, world, ledger, is_idle):
+        """Let a second request in that takes one and gives it back; return its account."""
+        habits = RouteHabits()
+        first = world.request(habits)
+        assert first.take(ledger, LOOP)
+        first.give_back()
+        habits.first, habits.is_first_idle = first.holder, is_idle
+        second = world.request(habits)
+        assert second.enter(ledger, 1)
+        assert second.take(ledger, LOOP)
+        second.give_back()
+        account = second.holder.account(ledger)
+        claim = account.claim
+        second.finish()
+        first.finish()
+        return claim
+
+    def test_is_at_work(self, world):
+        """What a request gives back stays set aside for it while little is known of its route."""
+        assert self.enter(world, world.ledgers[0], is_idle=False) == 1
+
+    def test_is_idle(self, world):
+        """It doesn't once the first one has taken no second one for long."""
+        assert self.enter(world, world.ledgers[0], is_idle=True) == 0
 
 
 class TestEnd:

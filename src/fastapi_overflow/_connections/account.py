@@ -7,6 +7,7 @@ ledger with other numbers than its own: see `Stock`.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from .habits import MOST_LATE, Habit
@@ -51,7 +52,7 @@ class Account(Visit):
     )
 
     def __init__(self, holder: Any, ledger: Any, habit: Habit | None) -> None:
-        super().__init__(holder.began)
+        self.start_over(holder.began, 0)
         self.holder = holder
         self.ledger = ledger
         self.habit = habit
@@ -87,6 +88,12 @@ class Account(Visit):
             return 1
         capacity: int = self.ledger.stock.capacity
         return max(1, min(self.habit.most_elsewhere, capacity))
+
+    def up_to_now(self) -> Visit:
+        """Return what it has done so far, where it holds one still."""
+        visit = self.copy()
+        visit.kept += time.monotonic() - max(self.filled, self.began)
+        return visit
 
     # ---- what is learned while it goes on
 
@@ -132,9 +139,8 @@ class Account(Visit):
 
     def goes_on(self, now: float) -> bool:
         """Tell whether it takes another soon, as far as is known, after one that is back."""
-        habit = self.habit
-        return (
-            habit is not None
-            and not self.holder.has_ended
-            and (not habit.requests or habit.goes_on(self, now))
-        )
+        habit, habits = self.habit, self.holder.habits
+        if habit is None or self.holder.has_ended:
+            return False
+        is_known = habit.requests or (habits is not None and habits.is_first_idle)
+        return not is_known or habit.goes_on(self, now)

@@ -42,17 +42,21 @@ class Door:
         now = time.monotonic()
         entries = self._entries
         self._promises.give_up_late(now)
-        is_in = not entries and entries.has_room(account, claim)
+        is_in = not entries.waiting and entries.has_room(account, claim)
         if is_in:
             entries.let_in(account, claim, now)
         return is_in
 
-    def queue(self, account: Account, claim: int, wake: Callable[[], None]) -> Entry:
+    def queue(
+        self, account: Account, claim: int, wake: Callable[[], None], is_usual: bool = False
+    ) -> Entry:
         """Have a request wait until it is let in.
 
         :param wake: called once then, in any thread
+        :param is_usual: whether it waits for what requests of its kind usually need: no longer than
+            they do
         """
-        entry = Entry(account, claim, wake)
+        entry = Entry(account, claim, wake, is_usual)
         self._book.run(self._queue, entry)
         return entry
 

@@ -33,15 +33,19 @@ class Entry:
     """One request that waits to be let in.
 
     :ivar claim: connections to set aside for it; 0 for one that can wait in its thread
+    :ivar is_usual: whether it waits for what requests of its kind usually need
     :ivar wake: called once, in any thread, when it is let in
     :ivar is_told: whether the operator has been told that it waits
     """
 
-    __slots__ = ("account", "claim", "is_in", "is_told", "since", "wake")
+    __slots__ = ("account", "claim", "is_in", "is_told", "is_usual", "since", "wake")
 
-    def __init__(self, account: Account, claim: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, account: Account, claim: int, wake: Callable[[], None], is_usual: bool
+    ) -> None:
         self.account = account
         self.claim = claim
+        self.is_usual = is_usual
         self.wake = wake
         self.since = time.monotonic()
         self.is_in = False
@@ -72,17 +76,22 @@ class Entries:
         and all who have a stake could still come to their end. Else so few may be on their way to
         one that there is always somebody to take what comes back.
         """
-        stock = self._stock
-        free = stock.free - stock.aside
         if not claim:
-            return free - stock.spare + AHEAD > stock.awaited and len(self._queues.first) < AHEAD
+            return self._has_turn()
         if self._queues:
             return False
+        stock = self._stock
         claim = stock.at_most(claim)
-        if free < claim - account.claim:
+        if stock.free - stock.aside < claim - account.claim:
             return False
         limit = account.limit()
         return limit <= claim or stock.is_safe(account, claim, limit)
+
+    def _has_turn(self) -> bool:
+        """Tell whether one that can wait in its thread may be let in, whichever that is."""
+        stock = self._stock
+        free = stock.capacity - stock.held - stock.adrift - stock.aside - stock.spare
+        return free + AHEAD > stock.awaited and len(self._queues.first) < AHEAD
 
     def let_in(self, account: Account, claim: int, now: float) -> None:
         """Let a request in: with connections set aside for it, or on its way to take one."""
@@ -97,10 +106,40 @@ class Entries:
 
     def next(self) -> Entry | None:
         """Return the one that may be let in next: by age, but for one that needs more."""
+        first = self.waiting[0]
+        # Asked at each return. Most of the time nobody may.
+        has_turn = self._has_turn()
+        if self._is_collected(first) if first.claim else has_turn:
+            return first
+        stock = self._stock
+        if not has_turn and (stock.free <= stock.aside or self._queues):
+            return None
         for entry in islice(self.waiting, PASSING):
-            if self.has_room(entry.account, entry.claim) or self._is_collected(entry):
+            if self.has_room(entry.account, entry.claim) if entry.claim else has_turn:
                 return entry
         return None
+
+    def take_out_needless(self, now: float) -> list[Entry]:
+        """Return those that need nothing before they begin after all; they wait no longer.
+
+        By what is known by now of their kind: requests that come now aren't held back either.
+        """
+        known: dict[tuple[int, int], bool] = {}
+        kept: list[Entry] = []
+        needless: list[Entry] = []
+        for entry in self.waiting:
+            habit = entry.account.habit
+            is_needless = False
+            if entry.is_usual and habit is not None:
+                key = id(habit), entry.claim
+                if key not in known:
+                    known[key] = habit.takes_seldom(entry.claim, now)
+                is_needless = known[key]
+            (needless if is_needless else kept).append(entry)
+        if needless:
+            self.waiting.clear()
+            self.waiting.extend(kept)
+        return needless
 
     def _is_collected(self, entry: Entry) -> bool:
         return 0 < self._stock.at_most(entry.claim) <= entry.account.claim

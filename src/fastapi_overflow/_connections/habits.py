@@ -49,8 +49,8 @@ MOST_POOLS = 16
 
 LOOK_SECONDS = 0.05  # between two looks at what requests wait for before they begin
 
-# Looks for which the others of a route wait for the first one: at most, and while it
-# has taken no connection. Guesses.
+# Looks for which the others of a route wait for the first one: at most, and while it has no
+# connection, be it because it has taken none yet or because it has given back what it had. Guesses.
 MOST_TICKS = 20
 TICKS_WITHOUT = 5
 
@@ -108,18 +108,20 @@ class Habit:
         took = visit is not None and visit.takes > 0
         self.share += (took - self.share) / min(self.requests, MEMORY)
         if visit is not None and took:
-            self.raise_to(visit)
             self._takers += 1
             weight = 1 / min(self._takers, MEMORY)
             # The least of them: under load the others have waited for threads as well.
             self.idle = min(visit.idle, self.idle * FORGETTING) if self._takers > 1 else visit.idle
             self.again += (visit.again - self.again) * weight
             self.kept += (visit.kept - self.kept) * weight
+            most, most_elsewhere, takes = self._window
+            if visit.most > most or visit.most_elsewhere > most_elsewhere or visit.takes > takes:
+                self.raise_to(visit)
+                latest = (visit.most, visit.most_elsewhere, visit.takes)
+                self._window = [max(pair) for pair in zip(self._window, latest, strict=True)]
             for takes, hops, is_within, seconds in visit.late:
                 if takes not in self.late and len(self.late) < MOST_LATE:
                     self.late[takes] = LatePoint(hops, is_within, seconds)
-            latest = (visit.most, visit.most_elsewhere, visit.takes)
-            self._window = [max(pair) for pair in zip(self._window, latest, strict=True)]
         for takes, point in self.late.items():
             been = () if visit is None else visit.late
             point.learn([(each[1], each[3]) for each in been if each[0] == takes])
@@ -159,6 +161,20 @@ class Habit:
             return self.most_elsewhere
         return 0
 
+    def needs(self, now: float) -> int | None:
+        """Return the same, 0 for one that only waits its turn, and None for one that need not."""
+        claim = self.claim(now)
+        return claim if claim or self.takes_in_threads() else None
+
+    def takes_seldom(self, claim: int, now: float) -> bool:
+        """Tell whether so few take one that nobody is held back, with such a claim, for that.
+
+        Not whether they take it late: those that take theirs late where they can't wait for it
+        are better held back while little is known of them.
+        """
+        least = OFTEN if claim else NEARLY_ALWAYS
+        return self.requests > 0 and self.share < least and now >= self.pressed_until
+
     def late_claim(self, takes: int, hops: int, is_within: bool, now: float) -> int:
         """Return how many connections to set aside for a request before or after a hop of its own.
 
@@ -188,17 +204,21 @@ class RouteHabits:
     :ivar first: the first one, until it has ended
     :ivar is_open: whether the others need not wait for the first one
     :ivar ticks: looks at the first one, while the others wait for it
+    :ivar is_first_idle: whether they need not because that had no connection for a while: what it
+        has done until then counts as what it does
     :ivar waiting: called, once each, when they need not wait any longer
     :ivar are_late: whether some take a connection late: see `Visit.late`
     :ivar have_taken: whether some have taken a connection, or failed to
     """
 
     __slots__ = (
+        "_ticks_without",
         "_uncounted",
         "are_late",
         "by_kind",
         "first",
         "have_taken",
+        "is_first_idle",
         "is_open",
         "requests",
         "ticks",
@@ -211,6 +231,8 @@ class RouteHabits:
         self.first: Any = None
         self.is_open = False
         self.ticks = 0
+        self._ticks_without = 0  # the latest of these in a row
+        self.is_first_idle = False
         self.waiting: list[Callable[[], None]] = []
         self.are_late = False
         self.have_taken = False
@@ -226,13 +248,15 @@ class RouteHabits:
     def look_at_first(self) -> None:
         """Open if enough is known: called from time to time by an event loop while others wait.
 
-        It is at the end of the first one, or once that has taken nothing for a while. By looks of
+        It is at the end of the first one, or once that has had nothing for a while. By looks of
         the loop, which may have been at something else for longer.
         """
         self.ticks += 1
         first = self.first
-        takes_none = first is not None and not first.has_taken_something
-        if first is None or self.ticks >= (TICKS_WITHOUT if takes_none else MOST_TICKS):
+        is_idle = first is not None and not (first.waiting or first.holds_something)
+        self._ticks_without = self._ticks_without + 1 if is_idle else 0
+        self.is_first_idle = self._ticks_without >= TICKS_WITHOUT
+        if first is None or self.is_first_idle or self.ticks >= MOST_TICKS:
             self.open()
 
     def seconds_of_looks(self) -> float:

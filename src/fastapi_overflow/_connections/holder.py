@@ -130,14 +130,14 @@ class Holder:
             account.emptied += seconds
 
     def visits(self) -> dict[object, Visit]:
-        """Return what it has done with each pool so far, by the kind of pool."""
-        now = time.monotonic()
+        """Return what it has done with each pool so far, by the kind of pool.
+
+        Good until it goes on.
+        """
         visits: dict[object, Visit] = {}
         for account in list(self.accounts.values()):
             if account.takes:
-                visit = visits[account.ledger.kind] = account.copy()
-                if account.held:
-                    visit.kept += now - max(account.filled, account.began)
+                visits[account.ledger.kind] = account.up_to_now() if account.held else account
         return visits
 
     def go_on(self, habits: RouteHabits) -> None:
@@ -188,9 +188,7 @@ class Holder:
         return self.owner is not None and bool(self.owner.closed)
 
     @property
-    def has_taken_something(self) -> bool:
-        return any(account.takes or account.held for account in list(self.accounts.values()))
-
-    @property
     def holds_something(self) -> bool:
+        if not self.accounts:  # most of the time, before it begins
+            return False
         return any(account.held for account in list(self.accounts.values()))

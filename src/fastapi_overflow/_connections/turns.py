@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from .checkout import Checkout
-from .entries import Entries
+from .entries import Entries, Entry
 from .holder import Account, Holder
 from .promises import Promises
 from .queues import Queues
@@ -35,9 +35,16 @@ class Turns:
         self._entries = entries
 
     def look(self, now: float) -> None:
-        """Give up what was set aside for too long, ask the pool, and serve those who wait."""
+        """Give up what was set aside for too long, ask the pool, and serve those who wait.
+
+        Before that those are let in who turn out to wait for nothing.
+        """
         self._promises.give_up_late(now)
         self._stock.ask_pool(now)
+        for entry in self._entries.take_out_needless(now):
+            self._promises.give_up(entry.account)
+            entry.claim = 0
+            self._let_in(entry, now)
         self.serve(now)
 
     def serve(self, now: float) -> None:
@@ -58,16 +65,23 @@ class Turns:
             if checkout is None:
                 break
             self._serve_one(checkout, now)
-        while entries.waiting:
-            entries.collect_for_old(now)
+        waiting = entries.waiting
+        while waiting:
+            if waiting[0].claim:
+                entries.collect_for_old(now)
             entry = entries.next()
             if entry is None:
                 break
-            entries.waiting.remove(entry)
-            entry.is_in = True
+            waiting.remove(entry)
             entries.let_in(entry.account, entry.claim, now)
-            entry.wake()
-        stock.somebody_waits = bool(queues or entries)
+            self._let_in(entry, now)
+        stock.somebody_waits = bool(waiting or queues)
+
+    @staticmethod
+    def _let_in(entry: Entry, now: float) -> None:
+        entry.account.began = now
+        entry.is_in = True
+        entry.wake()
 
     def _serve_one(self, checkout: Checkout, now: float) -> None:
         self._queues.remove(checkout)

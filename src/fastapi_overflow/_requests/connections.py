@@ -121,10 +121,13 @@ def _at_route(lease: Lease) -> Wait | None:
         return None
     if holder.endpoint is None:
         holder.app_habits = holder.habits
-        if holder.holds_something:
-            holder.app_visits = holder.visits()  # what it takes in all is known at its end
+        if holder.holds_something:  # what it takes in all is known at its end
+            holder.app_visits = {kind: visit.copy() for kind, visit in holder.visits().items()}
         elif holder.habits is not None:
-            holder.habits.learn(holder.visits())
+            if holder.accounts or not holder.habits.requests:
+                holder.habits.learn(holder.visits())
+            else:
+                holder.habits.took_nothing()
     holder.endpoint = endpoint
     habits = _habits_of(endpoint)
     holder.go_on(habits)
@@ -186,15 +189,14 @@ def ended(lease: Lease) -> None:
 def _ended(lease: Lease) -> None:
     holder: Holder = lease.holder
     if lease.reached is not None:
-        accounts = list(holder.accounts.values())
-        now = time.monotonic()
-        route_times.add(
-            lease,
-            held=holder.held_watched
-            + sum(a.kept_before + a.kept + (now - a.filled if a.held else 0.0) for a in accounts),
-            idle=sum(a.unused for a in accounts),
-            waited=holder.waited_watched + sum(a.waited for a in accounts),
-        )
+        held, idle, waited = holder.held_watched, 0.0, holder.waited_watched
+        for account in list(holder.accounts.values()):
+            held += account.kept_before + account.kept
+            if account.held:
+                held += time.monotonic() - account.filled
+            idle += account.unused
+            waited += account.waited
+        route_times.add(lease, held=held, idle=idle, waited=waited)
     if holder.habits is habits_outside:
         lease.holder = holder.owner = None  # it is the task's again
         return

@@ -51,8 +51,8 @@ def _usual_claims(habits: RouteHabits) -> Claims:
     now = time.monotonic()
     claims = []
     for kind, habit in list(habits.by_kind.items()):
-        claim = habit.claim(now)
-        if claim or habit.takes_in_threads():
+        claim = habit.needs(now)
+        if claim is not None:
             ledger = governor.ledger_of(kind)
             if ledger is not None:
                 claims.append((ledger, claim))

@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
-from .._connections.habits import LOOK_SECONDS
+from .._connections.entries import Entry
 from .._connections.holder import Account, Holder
 from .._connections.ledger import Ledger
 from .._threads.lease import Lease
-from .faults import never_raises, tell
+from .faults import tell
+from .looks import look_at
 from .signal_of_loop import Signal
 
 # Seconds for which a request waits at most before or after a hop. A guess: a burst that is larger
@@ -58,7 +58,7 @@ def be_let_in(
             return _wait_to_be_let_in(lease, holder, claims[n:], seconds, is_late)
         if claim and (seconds is None or is_late):
             _hold(lease, holder)
-        _look_at(ledger)
+        look_at(lease.pool, ledger)
     return None
 
 
@@ -67,46 +67,69 @@ async def _wait_to_be_let_in(
 ) -> None:
     patience = lease.pool.patience
     may_refuse = holder.endpoint is not None and patience is not None and not is_late
-    refusal = lease.refusal if may_refuse else None
+    refusal = lease.refusal if may_refuse and seconds is None else None
     waits_for = deque(claims)
+    set_aside: dict[Ledger, int] = {}
     rounds = 3
     while waits_for:
         ledger, claim = waits_for.popleft()
-        since = time.monotonic()
-        let_in = Signal()
-        entry = ledger.door.queue(holder.account(ledger), claim, let_in.set)
-        lease.pool.held_back += 1
-        try:
-            _look_at(ledger)
-            if seconds is not None:
-                await let_in.wait(seconds)
-            elif refusal is not None:
-                await let_in.wait(patience.seconds - (since - holder.began))
-            else:
-                # As long as the pool moves. Where nothing comes back for the pool's timeout, it
-                # gets the pool's error at its checkout, at once.
-                while not entry.is_in and (left := ledger.seconds_left(since)) > 0:
-                    await let_in.wait(left)
-                if not entry.is_in:
-                    holder.waited = ledger.timeout()
-        finally:
-            # Its time is up, or it is cancelled: then what was set aside goes with the request.
-            lease.pool.held_back -= 1
-            is_in = ledger.door.leave(entry)
-        if is_in and claim and (seconds is None or is_late):
-            _hold(lease, holder)
-        elif seconds is not None and not is_in:
+        at_most = seconds
+        if refusal is not None:
+            at_most = patience.seconds - (time.monotonic() - holder.began)
+        entry = await _wait_at(ledger, claim, lease, holder, at_most, is_usual=seconds is None)
+        if entry.is_in:
+            if entry.claim:
+                set_aside[ledger] = claim
+                if seconds is None or is_late:
+                    _hold(lease, holder)
+        elif seconds is not None:
             break  # it goes on without
-        elif refusal is not None and not is_in and refusal.holds_nothing():
+        elif refusal is not None and refusal.holds_nothing():
             lease.pool.count_refused(time.monotonic() - holder.began)
             raise refusal.error()
         if not waits_for and len(claims) > 1:
             # What the first pools have set aside may have been given up meanwhile.
-            stale = [c for c in claims if c[1] and not c[0].door.renew(holder.account(c[0]), c[1])]
+            kept = set_aside.items()
+            stale = [c for c in kept if not c[0].door.renew(holder.account(c[0]), c[1])]
             if stale and rounds:
                 waits_for.extend(stale)
                 rounds -= 1
     holder.has_waited()
+
+
+async def _wait_at(
+    ledger: Ledger,
+    claim: int,
+    lease: Lease,
+    holder: Holder,
+    seconds: float | None,
+    *,
+    is_usual: bool,
+) -> Entry:
+    """Wait until one ledger has let the request in, or it waits no longer; return its entry.
+
+    :param seconds: to wait at most; None: as long as the pool moves
+    """
+    since = time.monotonic()
+    let_in = Signal()
+    entry = ledger.door.queue(holder.account(ledger), claim, let_in.set, is_usual)
+    lease.pool.held_back += 1
+    try:
+        look_at(lease.pool, ledger)
+        if seconds is not None:
+            await let_in.wait(seconds)
+        else:
+            # Where nothing comes back for the pool's timeout, it gets the pool's error at its
+            # checkout, at once.
+            while not entry.is_in and (left := ledger.seconds_left(since)) > 0:
+                await let_in.wait(left)
+            if not entry.is_in:
+                holder.waited = ledger.timeout()
+    finally:
+        # Its time is up, or it is cancelled: then what was set aside goes with the request.
+        lease.pool.held_back -= 1
+        ledger.door.leave(entry)
+    return entry
 
 
 def be_let_in_late(
@@ -177,29 +200,3 @@ def _hold(lease: Lease, holder: Holder) -> None:
     """Take note that others wait for what a request has: its hops aren't first ones."""
     if not lease.hops:
         lease.hops = holder.hops_ahead = 1
-
-
-_looked_at: WeakKeyDictionary[Any, set[Ledger]] = WeakKeyDictionary()
-
-
-@never_raises
-def _look_at(ledger: Ledger) -> None:
-    """Look at a ledger from time to time while it has something set aside or somebody waits."""
-    loop = asyncio.get_running_loop()
-    ledgers = _looked_at.setdefault(loop, set())
-    if ledger not in ledgers:
-        ledgers.add(ledger)
-        loop.call_later(LOOK_SECONDS, _look, loop, ledger, context=Context())
-
-
-def _look(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
-    _look_once(ledger)
-    if ledger.door.is_watched:
-        loop.call_later(LOOK_SECONDS, _look, loop, ledger, context=Context())
-    else:
-        _looked_at[loop].discard(ledger)
-
-
-@never_raises
-def _look_once(ledger: Ledger) -> None:
-    ledger.door.look()

@@ -98,6 +98,7 @@ class TokenPool:
         )
         self._waiters = dispatcher.waiters
         self.held_back = 0  # requests that wait before they begin; kept by who has them wait
+        self.looked_at: set[object] = set()  # what its loop looks at; kept by who has it look
         self.leases: set[Lease] = set()  # that are open
         self.patience = None if max_wait is None else Patience(max_wait, clock, self._refuse)
         self._stall_watch = StallWatch(self, clock, stall_seconds, self.observer)
