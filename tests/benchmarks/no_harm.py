@@ -1,15 +1,17 @@
 """What requests pay that would not have frozen: with the sharing of connections and without.
 
 Connections kept briefly beside long other work, in bursts and one by one, in one process through
-httpx; each load in a process of its own, with FASTAPI_OVERFLOW_CONNECTIONS=1 and 0 in turn. Prints
-a table: requests that failed, seconds until all were answered, and the 99th percentile, for the
-first burst of the process and for the median of the later ones. Takes about five minutes.
+httpx; each load in a process of its own, with FASTAPI_OVERFLOW_CONNECTIONS=0 and 1 in turn, as many
+times as there are rounds. Prints a table: requests that failed, seconds until all were answered,
+and the 99th percentile; medians of the first bursts of the processes and of the later ones. Takes
+about three minutes a round.
 
-    python tests/benchmarks/no_harm.py
+    python tests/benchmarks/no_harm.py [--rounds 3]
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -123,27 +125,34 @@ async def measure(path: str, requests: int, gap: float) -> None:
 
 def run(path: str, load: str, connections: str) -> list[list[float]]:
     env = {**os.environ, "FASTAPI_OVERFLOW_CONNECTIONS": connections}
-    command = [sys.executable, __file__, path, load]
+    command = [sys.executable, __file__, "--measure", path, load]
     child = subprocess.run(
         command, env=env, timeout=TIMEOUT, capture_output=True, text=True, check=True
     )
     return json.loads(child.stdout)
 
 
-def main() -> None:
+def main(rounds: int) -> None:
     print("| requests | load | burst | failed | seconds | p99 | against without |")
     print("|---|---|---|---|---|---|---|")
     for path, what in PATHS.items():
         for load in LOADS:
-            without, with_it = (run(path, load, connections) for connections in "01")
+            # [rounds, each without and with, each some bursts]
+            processes = [
+                [run(path, load, connections) for connections in "01"] for _ in range(rounds)
+            ]
             for name, part in (("first", slice(1)), ("later", slice(1, None))):
-                if not with_it[part]:
+                without, with_it = (
+                    [burst for process in processes for burst in process[which][part]]
+                    for which in (0, 1)
+                )
+                if not with_it:
                     continue
                 (_, seconds, p99), (_, base, base_p99) = (
-                    map(statistics.median, zip(*bursts[part], strict=True))
+                    map(statistics.median, zip(*bursts, strict=True))
                     for bursts in (with_it, without)
                 )
-                failed = sum(each[0] for each in with_it[part])
+                failed = sum(each[0] for each in with_it)
                 print(
                     f"| {what} | {load} | {name} | {failed:g} | {seconds:.3f} | {p99:.3f} |"
                     f" {seconds / base:.2f}, p99 {p99 / base_p99:.2f} |",
@@ -152,7 +161,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        asyncio.run(measure(sys.argv[1], *LOADS[sys.argv[2]]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--measure", nargs=2, metavar=("PATH", "LOAD"), help="in this process only")
+    args = parser.parse_args()
+    if args.measure:
+        path, load = args.measure
+        asyncio.run(measure(path, *LOADS[load]))
     else:
-        main()
+        main(args.rounds)
