@@ -110,6 +110,13 @@ class TestCrew:
             crew[1].queue.put_nowait(item)
         assert crew[0].got.get(timeout=PATIENCE) + crew[2].got.get(timeout=PATIENCE) in ("ab", "ba")
 
+    async def test_one_whose_call_was_interrupted_ends(self, crew):
+        """A thread sleeps on where a signal's handler raised as it was called; not at the end."""
+        first, *_ = crew
+        first.queue.crew.asleep.remove(first.queue)
+        first.queue.put_nowait(None)
+        await until(lambda: not first.thread.is_alive(), "end")
+
     async def test_hops_that_wait_run_before_the_end(self, crew):
         """What was put before the end is run."""
         for item in "abcd":

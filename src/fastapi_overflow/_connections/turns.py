@@ -44,7 +44,7 @@ class Turns:
         for entry in self._entries.take_out_needless(now):
             self._promises.give_up(entry.account)
             entry.claim = 0
-            self._let_in(entry, now)
+            self._wake(entry)
         self.serve(now)
 
     def serve(self, now: float) -> None:
@@ -74,12 +74,11 @@ class Turns:
                 break
             waiting.remove(entry)
             entries.let_in(entry.account, entry.claim, now)
-            self._let_in(entry, now)
+            self._wake(entry)
         stock.somebody_waits = bool(waiting or queues)
 
     @staticmethod
-    def _let_in(entry: Entry, now: float) -> None:
-        entry.account.began = now
+    def _wake(entry: Entry) -> None:
         entry.is_in = True
         entry.wake()
 

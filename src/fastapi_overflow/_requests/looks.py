@@ -27,11 +27,15 @@ def look_at(pool: TokenPool, ledger: Ledger) -> None:
 
 @never_raises
 def _begin(pool: TokenPool, ledger: Ledger) -> None:
-    if pool.clock.is_running_here():
-        _look_later(pool, ledger)
-    else:  # an event loop that the request runs in a thread
-        pool.clock.call_soon_threadsafe(partial(_look_later, pool, ledger))
-    pool.looked_at.add(ledger)
+    pool.looked_at.add(ledger)  # before the loop may be told that nobody need look any longer
+    try:
+        if pool.clock.is_running_here():
+            _look_later(pool, ledger)
+        else:  # an event loop that the request runs in a thread
+            pool.clock.call_soon_threadsafe(partial(_look_later, pool, ledger))
+    except BaseException:
+        pool.looked_at.discard(ledger)
+        raise
 
 
 def _look_later(pool: TokenPool, ledger: Ledger) -> None:

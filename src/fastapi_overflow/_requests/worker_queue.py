@@ -124,7 +124,10 @@ class HopQueue(SimpleQueue[Any]):
         try:
             self.crew.asleep.remove(self)
         except ValueError:
-            return  # it is awake or about to be, and looks at `_ends` before it sleeps
+            # It is awake or about to be, and looks at `_ends` before it sleeps; unless a signal's
+            # handler has raised where it was being called. Where it ends, a call more is harmless.
+            if self._under_way is not None:
+                return
         self.put(None)
 
     def get(self) -> Any:  # type: ignore[override]
