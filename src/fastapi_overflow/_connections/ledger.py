@@ -152,6 +152,8 @@ class Ledger:
                     if account.is_awaited:
                         account.is_awaited = False
                         stock.awaited -= 1
+                        if not account.claim:  # nothing is left to do at the request's end
+                            self._promises.withdraw(account)
                     takes = account.takes
                     if takes:
                         again = now - account.emptied

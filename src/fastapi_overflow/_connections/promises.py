@@ -45,21 +45,25 @@ class Promises:
         habit = account.habit
         usual = 0.0 if habit is None else PATIENCE * max(habit.idle, habit.again)
         until = now + min(max(usual, LEAST_PATIENCE), MOST_PATIENCE)
-        promise = account.promise
-        if promise is not None:
-            promise[3] = None  # the list stays until its time comes
+        self.withdraw(account)
         self._made += 1
         account.promise = [until, self._looks + PATIENCE_LOOKS, self._made, account]
         heappush(self._heap, account.promise)
+
+    @staticmethod
+    def withdraw(account: Account) -> None:
+        """Have nothing be given up for an account, whatever is set aside for it."""
+        promise = account.promise
+        if promise is not None:
+            promise[3] = None  # the list stays until its time comes
+            account.promise = None
 
     def give_up(self, account: Account) -> None:
         """Set nothing aside any longer for an account."""
         self._stock.leave_out(account)
         account.claim = account.held
         account.is_awaited = False
-        if account.promise is not None:
-            account.promise[3] = None
-            account.promise = None
+        self.withdraw(account)
         self._stock.count(account)
 
     def give_up_late(self, now: float) -> None:
