@@ -106,8 +106,7 @@ class Governor:
                         # What has called `Engine.connect`, most of the time: the two between are
                         # SQLAlchemy's own, and each frame that is looked at is a percent.
                         frame: Any = find_frame(3)
-                        if frame.f_code is not by_engine:
-                            frame = find_frame(1)
+                        frame = frame.f_back if frame.f_code is by_engine else find_frame(1)
                         while is_library[frame.f_code.co_filename]:
                             frame = frame.f_back
                         code: CodeType | None = frame.f_code
