@@ -92,6 +92,57 @@ async def main():
 anyio.run(main)
 """
 
+UNKNOWN = """
+import threading
+go_on = threading.Event()
+made = engine(3, 0)
+@app.get("/long/{number}")
+def long():
+    with made.connect():
+        begun.append(None)
+        go_on.wait(600)
+@app.get("/short")
+def short():
+    with made.connect():
+        pass
+async def main():
+    async with anyio.create_task_group() as group:
+        for number in range(2):
+            group.start_soon(call, app, f"/long/{number}")
+        await until(lambda: len(begun) == 2)
+        print(json.dumps(await call(app, "/short")))
+        go_on.set()
+anyio.run(main)
+"""
+
+KEPT_AROUND = """
+from starlette.concurrency import run_in_threadpool
+made = engine(2, 3)
+@app.middleware("http")
+async def keep(request, call_next):
+    connection = await run_in_threadpool(made.connect)
+    try:
+        return await call_next(request)
+    finally:
+        await run_in_threadpool(connection.close)
+@app.get("/thread")
+def in_thread():
+    made.connect().close()
+@app.get("/loop")
+async def on_the_loop():
+    with made.connect():
+        await anyio.sleep(0.001)
+async def main():
+    statuses = []
+    async def one(path):
+        statuses.extend(await call(app, path))
+    async with anyio.create_task_group() as group:
+        for path in ["/thread", *["/loop", "/thread"] * 20]:
+            group.start_soon(one, path)
+    print(json.dumps([len(statuses), sorted(set(statuses))]))
+anyio.run(main)
+"""
+
 FAULT = """
 import logging
 from fastapi_overflow._requests import connections
@@ -196,6 +247,18 @@ class TestHeldBack:
     def test_cancelled(self):
         """One that is cancelled while it waits leaves nothing behind."""
         assert run_child(APP + CANCELLED) == [[200], 0]
+
+    def test_routes_of_which_none_has_ended(self):
+        """A connection that is free isn't kept for requests that go on and on: they may take no
+        further one.
+        """
+        assert run_child(APP + UNKNOWN) == [200]
+
+    def test_middleware_that_keeps_one(self):
+        """The first burst of an app goes to routes that take one more each, on the event loop too,
+        and the first of all has shown less: none is lost.
+        """
+        assert run_child(APP + KEPT_AROUND) == [41, [200]]
 
     def test_sqlalchemy_comes_late(self):
         """A request that imports SQLAlchemy itself is answered, as is the next one."""

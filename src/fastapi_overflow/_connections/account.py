@@ -10,7 +10,7 @@ import math
 import time
 from typing import Any
 
-from .habits import MOST_LATE, Habit
+from .habits import MOST_LATE, UNKNOWN_MOST, UNKNOWN_SECONDS, Habit
 from .visit import Visit
 
 # Where a connection is taken: on an event loop, in the thread of a hop, in a thread of the app's.
@@ -74,10 +74,17 @@ class Account(Visit):
         most = max(self.most, self.held, 1)
         if self.habit is not None:
             most = max(most, self.habit.most)
-            if not self.habit.requests:  # never seen to its end
-                most = max(most, 2)
+            if self._is_unknown():
+                most = max(most, UNKNOWN_MOST)
         capacity: int = self.ledger.stock.capacity
         return min(most, capacity)
+
+    def _is_unknown(self) -> bool:
+        """Tell whether it may take more than is known: too little has been seen of its route."""
+        habit = self.habit
+        if habit is None or habit.requests:
+            return False
+        return not self.held or time.monotonic() - self.filled < UNKNOWN_SECONDS
 
     def outright(self) -> int:
         """Return how many must be free for it to take its first one, the others set aside.

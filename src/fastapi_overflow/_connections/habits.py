@@ -44,6 +44,12 @@ NEARLY_ALWAYS = 0.9
 # Points late in a request, at which it takes one, that are kept of a route and pool.
 MOST_LATE = 8
 
+# What a request takes at once of which nothing is known: its route was never seen to its end. One
+# that has held what it has for so many seconds counts as taking no more: others must not wait for
+# what may never come, beside a stream that lasts for hours. Guesses.
+UNKNOWN_MOST = 3
+UNKNOWN_SECONDS = 1.0
+
 # Pools whose habits are kept for a route: some apps make an engine for each request.
 MOST_POOLS = 16
 
@@ -92,6 +98,7 @@ class Habit:
     starved_until: float = 0.0
     late: dict[int, LatePoint] = field(default_factory=dict)  # by what they had taken by then
     is_simple: bool = False  # whether they take one at a time; looked at by each checkout
+    kept_on: bool = False  # whether some, of an app, had one when they reached their route
     _takers: int = 0
     _window: list[int] = field(default_factory=lambda: [0, 0, 0])
 

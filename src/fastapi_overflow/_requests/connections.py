@@ -123,6 +123,9 @@ def _at_route(lease: Lease) -> Wait | None:
         holder.app_habits = holder.habits
         if holder.holds_something:  # what it takes in all is known at its end
             holder.app_visits = {kind: visit.copy() for kind, visit in holder.visits().items()}
+            for account in holder.accounts.values():
+                if account.held and account.habit is not None:
+                    account.habit.kept_on = True
         elif holder.habits is not None:
             if holder.accounts or not holder.habits.requests:
                 holder.habits.learn(holder.visits())

@@ -10,7 +10,7 @@ import asyncio
 import time
 from contextvars import Context
 
-from .._connections.habits import LOOK_SECONDS, RouteHabits
+from .._connections.habits import LOOK_SECONDS, MEMORY, UNKNOWN_MOST, Habit, RouteHabits
 from .._connections.holder import Holder
 from .._threads.lease import BUSY, Lease
 from .held_back import Claims, Wait, be_let_in, id_of_ledger
@@ -20,8 +20,10 @@ from .signal_of_loop import Signal
 # Seconds for which the first request of a route waits at most for what may turn out to be needless.
 FIRST_SECONDS = 0.25
 
-# What is set aside for a request of which nothing is known, and in how many pools at most.
-UNKNOWN_CLAIM = 2
+# The same for the others, and for what an app's first requests may need.
+MOST_FIRST_SECONDS = 1.0
+
+# Pools at most in which something is set aside for a request of which nothing is known.
 UNKNOWN_POOLS = 4
 
 
@@ -33,17 +35,49 @@ def wait_to_begin(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | N
     if not holder.may_wait or lease.token == BUSY or not governor.has_ledgers:
         return None
     if habits.requests:
-        claims = _usual_claims(habits) if habits.by_kind else None
-        return be_let_in(lease, holder, claims) if claims else None
+        return _begin_as_usual(lease, holder, habits)
     if habits.first is None and not habits.is_open:
         habits.first = holder
-        claims = [(ledger, UNKNOWN_CLAIM) for ledger in governor.ledgers()]
+        claims = [(ledger, UNKNOWN_MOST) for ledger in governor.ledgers()]
         claims.sort(key=id_of_ledger)
         return be_let_in(lease, holder, claims[:UNKNOWN_POOLS], FIRST_SECONDS)
     if not habits.is_open:
         return _wait_for_first(lease, holder, habits)
     claims = _first_claims(habits)
     return be_let_in(lease, holder, claims) if claims else None
+
+
+def _begin_as_usual(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait | None:
+    """Let a request go on if there is what those before it have needed."""
+    claims = _usual_claims(habits) if habits.by_kind else None
+    if not claims:
+        return None
+    if holder.endpoint is None and habits.requests < MEMORY:
+        more = [(ledger, _with_route(habits.of(ledger.kind), claim)) for ledger, claim in claims]
+        if more != claims:
+            wait = be_let_in(lease, holder, more, MOST_FIRST_SECONDS)
+            return None if wait is None else _wait_for_more(wait, lease, holder, more, claims)
+    return be_let_in(lease, holder, claims)
+
+
+def _with_route(habit: Habit, claim: int) -> int:
+    """Return what to set aside for one of an app's first requests, as it enters the app.
+
+    Where a middleware keeps a connection it has one when it reaches its route, and can't be held
+    back any more. That may be one which none has reached, and take one more than the others do.
+    """
+    return max(claim, habit.most + 1) if habit.kept_on else claim
+
+
+async def _wait_for_more(
+    wait: Wait, lease: Lease, holder: Holder, more: Claims, claims: Claims
+) -> None:
+    """Wait for more than is usual, for a while, and then for that."""
+    await wait
+    if any(holder.account(ledger).claim < ledger.stock.at_most(claim) for ledger, claim in more):
+        usual = be_let_in(lease, holder, claims)
+        if usual is not None:
+            await usual
 
 
 def _usual_claims(habits: RouteHabits) -> Claims:
@@ -78,12 +112,14 @@ async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> 
         _tick(asyncio.get_running_loop(), habits)
     lease.pool.held_back += 1
     try:
-        await is_open.wait(FIRST_SECONDS * 4)
+        await is_open.wait(MOST_FIRST_SECONDS)
     finally:
         lease.pool.held_back -= 1
     holder.has_waited()
-    claims = _usual_claims(habits) if habits.requests else _first_claims(habits)
-    wait = be_let_in(lease, holder, claims)
+    if habits.requests:
+        wait = _begin_as_usual(lease, holder, habits)
+    else:
+        wait = be_let_in(lease, holder, _first_claims(habits))
     if wait is not None:
         await wait
 
