@@ -10,7 +10,7 @@ import asyncio
 import time
 from contextvars import Context
 
-from .._connections.habits import LOOK_SECONDS, MEMORY, UNKNOWN_MOST, Habit, RouteHabits
+from .._connections.habits import LOOK_SECONDS, UNKNOWN_MOST, Habit, RouteHabits
 from .._connections.holder import Holder
 from .._threads.lease import BUSY, Lease
 from .held_back import Claims, Wait, be_let_in, id_of_ledger
@@ -20,8 +20,9 @@ from .signal_of_loop import Signal
 # Seconds for which the first request of a route waits at most for what may turn out to be needless.
 FIRST_SECONDS = 0.25
 
-# The same for the others, and for what an app's first requests may need.
+# The same for the others, and for what an app's first requests may need: so many, a guess.
 MOST_FIRST_SECONDS = 1.0
+FIRST_REQUESTS = 16
 
 # Pools at most in which something is set aside for a request of which nothing is known.
 UNKNOWN_POOLS = 4
@@ -52,7 +53,7 @@ def _begin_as_usual(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait |
     claims = _usual_claims(habits) if habits.by_kind else None
     if not claims:
         return None
-    if holder.endpoint is None and habits.requests < MEMORY:
+    if holder.endpoint is None and habits.requests < FIRST_REQUESTS:
         more = [(ledger, _with_route(habits.of(ledger.kind), claim)) for ledger, claim in claims]
         if more != claims:
             wait = be_let_in(lease, holder, more, MOST_FIRST_SECONDS)
