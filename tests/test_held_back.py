@@ -60,6 +60,47 @@ async def main():
 anyio.run(main)
 """
 
+MANY_TURNED_AWAY = """
+async def main():
+    await call(app, "/kept")
+    kept.append(anyio.Event())
+    statuses = []
+    async def one():
+        statuses.extend(await call(app, "/kept"))
+        if len(statuses) == 39:
+            kept[0].set()
+    async with anyio.create_task_group() as group:
+        for _ in range(40):
+            group.start_soon(one)
+            await anyio.sleep(0.01)
+    print(json.dumps([statuses.count(200), statuses.count(503)]))
+anyio.run(main)
+"""
+
+MANY_CANCELLED = """
+async def main():
+    await call(app, "/kept")
+    kept.append(anyio.Event())
+    statuses = []
+    async def one(seconds=None):
+        with anyio.move_on_after(seconds):
+            statuses.extend(await call(app, "/kept"))
+    def held_back(number):
+        return until(lambda: fastapi_overflow.stats().requests_held_back == number)
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(one)
+        await held_back(1)
+        for _ in range(20):
+            group.start_soon(one, 0.2)
+        await held_back(21)
+        await held_back(1)
+        await anyio.sleep(0.2)  # a few looks
+        kept[0].set()
+    print(json.dumps(statuses))
+anyio.run(main)
+"""
+
 CANCELLED = """
 async def main():
     await call(app, "/kept")
@@ -243,6 +284,17 @@ class TestHeldBack:
         """FASTAPI_OVERFLOW_MAX_WAIT is for them too: they hold nothing, and wait."""
         env = {"FASTAPI_OVERFLOW_MAX_WAIT": "0.2"}
         assert run_child(APP + TURNED_AWAY, env=env) == [[200, 503, 503], 2]
+
+    def test_many_turned_away(self):
+        """What is answered 503 before it begins is none that needs no connection: the others wait
+        as before, though on the event loop they couldn't.
+        """
+        env = {"FASTAPI_OVERFLOW_MAX_WAIT": "0.2"}
+        assert run_child(APP + MANY_TURNED_AWAY, env=env) == [1, 39]
+
+    def test_many_cancelled(self):
+        """Nor is what is cancelled before it begins."""
+        assert run_child(APP + MANY_CANCELLED) == [200, 200]
 
     def test_cancelled(self):
         """One that is cancelled while it waits leaves nothing behind."""

@@ -30,6 +30,7 @@ class Holder:
     :ivar hop_began: time.monotonic() at which its last hop has begun, if it is
     :ivar hop_ended: the same, has ended
     :ivar may_wait: whether it may be held back before it begins
+    :ivar is_held_back: whether it is
     :ivar endpoint: of the route; None before it is reached
     :ivar app_habits: the habits of the app, once it has reached its route
     :ivar app_visits: what it had done by then, where it holds some of it still; else None
@@ -58,6 +59,7 @@ class Holder:
         "hops",
         "hops_ahead",
         "idle_since",
+        "is_held_back",
         "is_late",
         "may_wait",
         "owner",
@@ -77,7 +79,7 @@ class Holder:
         self.waited = 0.0
         self.accounts: dict[Any, Account] = {}
         self.waiting: list[Any] = []
-        self.may_wait = False
+        self.may_wait = self.is_held_back = False
         self.endpoint: object = None
         self.app_habits: RouteHabits | None = None
         self.app_visits: dict[object, Visit] | None = None
@@ -109,6 +111,7 @@ class Holder:
 
     def has_waited(self) -> None:
         """Begin only now: it was held back until then."""
+        self.is_held_back = False
         self.is_late = self.habits is not None and self.habits.are_late
         self.began = time.monotonic()
         for account in list(self.accounts.values()):

@@ -206,8 +206,10 @@ def _ended(lease: Lease) -> None:
     if holder.watched > 0 or holder.holds_something:
         checkouts.ended_with(holder, lease.reached, governor.pools)
     visits = holder.visits()
-    if holder.habits is not None:
-        holder.habits.learn(visits)
+    habits = holder.habits
+    # One that was turned away or cancelled while it was held back shows nothing of what others do.
+    if habits is not None and not (holder.is_held_back and habits.requests):
+        habits.learn(visits)
     if holder.app_visits is not None and holder.app_habits is not None:
         holder.app_habits.learn(
             {kind: visit.together(visits.get(kind)) for kind, visit in holder.app_visits.items()}

@@ -107,6 +107,7 @@ def _first_claims(habits: RouteHabits) -> Claims:
 
 async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
     """Wait until enough is known of the first request of a route, then for what this one needs."""
+    holder.is_held_back = True
     is_open = Signal()
     habits.waiting.append(is_open.set)
     if len(habits.waiting) == 1:

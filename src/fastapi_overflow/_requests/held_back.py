@@ -68,6 +68,7 @@ async def _wait_to_be_let_in(
     patience = lease.pool.patience
     may_refuse = holder.endpoint is not None and patience is not None and not is_late
     refusal = lease.refusal if may_refuse and seconds is None else None
+    holder.is_held_back = not is_late
     waits_for = deque(claims)
     set_aside: dict[Ledger, int] = {}
     rounds = 3
