@@ -215,6 +215,23 @@ class TestEntries:
         assert all(each.leave() for each in waiting)
         holder.finish()
 
+    def test_needless_for_a_while(self, world):
+        """Those that wait go on waiting where only the latest of many have taken none."""
+        _, ledger = world.ledgers
+        habits = known_route((ledger, 1, 1), requests=20)
+        holder, waiting = world.request(habits), world.request(habits)
+        assert holder.enter_as_usual(ledger)
+        assert holder.take(ledger)
+        assert not waiting.enter_as_usual(ledger)
+        for _ in range(16):
+            habits.learn({})
+        world.look()
+        assert not waiting.woken
+        holder.finish()
+        assert waiting.woken
+        waiting.leave()
+        waiting.finish()
+
     def test_needed_for_once(self, world):
         """One that waits for more than its kind usually needs goes on waiting."""
         _, ledger = world.ledgers

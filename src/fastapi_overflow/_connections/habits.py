@@ -177,10 +177,13 @@ class Habit:
         """Tell whether so few take one that nobody is held back, with such a claim, for that.
 
         Not whether they take it late: those that take theirs late where they can't wait for it
-        are better held back while little is known of them.
+        are better held back while little is known of them. Nor by the latest ones alone: those may
+        have been turned away by the app, one after the other, and all that wait would be let in.
         """
         least = OFTEN if claim else NEARLY_ALWAYS
-        return self.requests > 0 and self.share < least and now >= self.pressed_until
+        if self.share >= least or now < self.pressed_until:
+            return False
+        return self._takers < least * self.requests
 
     def late_claim(self, takes: int, hops: int, is_within: bool, now: float) -> int:
         """Return how many connections to set aside for a request before or after a hop of its own.
