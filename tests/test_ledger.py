@@ -260,6 +260,31 @@ class TestEntries:
         holder.finish()
         more.leave()
 
+    def test_beside_those_that_never_wait_here(self, world):
+        """Of kinds that aren't held back ever more are at the checkout: as many are let in."""
+        ledger, _ = world.ledgers
+        seldom, always = known_route((ledger, 1, 0)), known_route((ledger, 1, 0))
+        for _ in range(8):
+            seldom.learn({})
+        unasked = [world.request(seldom) for _ in range(6)]
+        assert all(each.enter_as_usual(ledger) for each in unasked)
+        assert [each.take(ledger) for each in unasked] == [True] * 2 + [False] * 4
+        waiting = [world.request(always) for _ in range(5)]
+        assert [each.enter_as_usual(ledger) for each in waiting] == [True] * 4 + [False]
+        assert not any(each.take(ledger) for each in waiting[:4])
+        for each in unasked[:2]:
+            each.finish()  # the first of those behind it, too, comes before any that was let in
+        assert not waiting[4].woken
+        for each in unasked[2:]:
+            assert each.look()
+            each.finish()
+        for each in waiting[:4]:
+            assert each.look()
+            each.finish()
+        assert waiting[4].woken
+        waiting[4].leave()
+        waiting[4].finish()
+
     def test_after_who_has_one(self, world):
         """What was put by for one that waits for long is for a thread that needs a further one."""
         ledger, _ = world.ledgers

@@ -39,9 +39,20 @@ class Checkout:
 
     :ivar arrival: its number among all that have had to wait, of whatever pool
     :ivar granted: whether it has its connection, in the ledger
+    :ivar is_unasked: whether those of its kind don't wait before they begin
     """
 
-    __slots__ = ("_hopeless", "account", "arrival", "granted", "lock", "since", "thread", "where")
+    __slots__ = (
+        "_hopeless",
+        "account",
+        "arrival",
+        "granted",
+        "is_unasked",
+        "lock",
+        "since",
+        "thread",
+        "where",
+    )
 
     def __init__(self, account: Account, where: int) -> None:
         self.account = account
@@ -49,7 +60,7 @@ class Checkout:
         self.since = time.monotonic()
         self.arrival = 0
         self.thread = get_ident()
-        self.granted = False
+        self.granted = self.is_unasked = False
         self._hopeless = 0  # looks in a row that found no end to the wait
         self.lock = Lock()
         self.lock.acquire()

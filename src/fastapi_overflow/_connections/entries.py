@@ -17,7 +17,8 @@ from .queues import Queues
 from .stock import Stock
 
 # Requests that may be on their way to a connection beyond those that get one at once: so one is
-# never free without a thread that is about to take it.
+# never free without a thread that is about to take it. Or as many as are at the checkout of kinds
+# that aren't held back.
 AHEAD = 2
 
 # Seconds after which what comes back is set aside for a request that waits to be let in, for as
@@ -89,9 +90,14 @@ class Entries:
 
     def _has_turn(self) -> bool:
         """Tell whether one that can wait in its thread may be let in, whichever that is."""
-        stock = self._stock
+        stock, first = self._stock, self._queues.first
         free = stock.capacity - stock.held - stock.adrift - stock.aside - stock.spare
-        return free + AHEAD > stock.awaited and len(self._queues.first) < AHEAD
+        ahead, number = AHEAD, len(first)
+        if number >= AHEAD:
+            # As many as are there of kinds that never wait here: else those would leave no turn.
+            unasked = sum(each.is_unasked for each in first)
+            ahead, number = max(AHEAD, unasked), number - unasked
+        return free + ahead > stock.awaited and number < ahead
 
     def let_in(self, account: Account, claim: int, now: float) -> None:
         """Let a request in: with connections set aside for it, or on its way to take one."""

@@ -40,6 +40,8 @@ class Queues:
         elif checkout.account.held:
             self.others.append(checkout)
         else:
+            habit = checkout.account.habit
+            checkout.is_unasked = habit is None or habit.needs(checkout.since) is None
             self.first.append(checkout)
 
     def remove(self, checkout: Checkout) -> None:
