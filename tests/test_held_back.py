@@ -184,6 +184,40 @@ async def main():
 anyio.run(main)
 """
 
+KEPT_FOR_LONG = """
+import asyncio, time
+from starlette.concurrency import run_in_threadpool
+made = engine(2, 0)
+@app.middleware("http")
+async def keep(request, call_next):
+    connection = await run_in_threadpool(made.connect)
+    try:
+        return await call_next(request)
+    finally:
+        await run_in_threadpool(connection.close)
+@app.get("/long")
+async def long():
+    begun.append(None)
+    await kept[0].wait()
+@app.get("/short")
+def short():
+    pass
+async def main():
+    await asyncio.create_task(call(app, "/short"))
+    kept.append(anyio.Event())
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, app, "/long")
+        await until(lambda: begun)
+        seconds = []
+        for _ in range(5):
+            since = time.monotonic()
+            await asyncio.create_task(call(app, "/short"))
+            seconds.append(time.monotonic() - since)
+        kept[0].set()
+    print(json.dumps(sum(each > 0.9 for each in seconds)))
+anyio.run(main)
+"""
+
 FAULT = """
 import logging
 from fastapi_overflow._requests import connections
@@ -311,6 +345,12 @@ class TestHeldBack:
         and the first of all has shown less: none is lost.
         """
         assert run_child(APP + KEPT_AROUND) == [41, [200]]
+
+    def test_middleware_keeps_one_for_long(self):
+        """Beside a request that goes on and on only one of those that come one by one waits for
+        more than there will be.
+        """
+        assert run_child(APP + KEPT_FOR_LONG) <= 1
 
     def test_sqlalchemy_comes_late(self):
         """A request that imports SQLAlchemy itself is answered, as is the next one."""

@@ -219,6 +219,7 @@ class RouteHabits:
     :ivar waiting: called, once each, when they need not wait any longer
     :ivar are_late: whether some take a connection late: see `Visit.late`
     :ivar have_taken: whether some have taken a connection, or failed to
+    :ivar is_more_in_vain: whether one has waited in vain for more than is usual
     """
 
     __slots__ = (
@@ -229,6 +230,7 @@ class RouteHabits:
         "first",
         "have_taken",
         "is_first_idle",
+        "is_more_in_vain",
         "is_open",
         "requests",
         "ticks",
@@ -246,6 +248,7 @@ class RouteHabits:
         self.waiting: list[Callable[[], None]] = []
         self.are_late = False
         self.have_taken = False
+        self.is_more_in_vain = False
         self._uncounted = 0  # requests that took nothing, as all before, and no habit knows of
 
     def open(self) -> None:

@@ -53,7 +53,8 @@ def _begin_as_usual(lease: Lease, holder: Holder, habits: RouteHabits) -> Wait |
     claims = _usual_claims(habits) if habits.by_kind else None
     if not claims:
         return None
-    if holder.endpoint is None and habits.requests < FIRST_REQUESTS:
+    is_first = habits.requests < FIRST_REQUESTS and not habits.is_more_in_vain
+    if holder.endpoint is None and is_first:
         more = [(ledger, _with_route(habits.of(ledger.kind), claim)) for ledger, claim in claims]
         if more != claims:
             wait = be_let_in(lease, holder, more, MOST_FIRST_SECONDS)
@@ -73,9 +74,15 @@ def _with_route(habit: Habit, claim: int) -> int:
 async def _wait_for_more(
     wait: Wait, lease: Lease, holder: Holder, more: Claims, claims: Claims
 ) -> None:
-    """Wait for more than is usual, for a while, and then for that."""
+    """Wait for more than is usual, for a while, and then for that.
+
+    Where that was in vain those that come later don't: beside a stream that lasts for hours it
+    would be a second for each of them.
+    """
     await wait
     if any(holder.account(ledger).claim < ledger.stock.at_most(claim) for ledger, claim in more):
+        if holder.habits is not None:
+            holder.habits.is_more_in_vain = True
         usual = be_let_in(lease, holder, claims)
         if usual is not None:
             await usual
