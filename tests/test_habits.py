@@ -107,6 +107,21 @@ class TestFirst:
         looks = [*["idle"] * (TICKS_WITHOUT - 1), "holds", *["idle"] * 50]
         assert self.wait(First(), looks) == (2 * TICKS_WITHOUT, True)
 
+    def test_never_begins(self):
+        """They are woken without being let in: one of them is the first now."""
+        habits = RouteHabits()
+        first = habits.first = First()
+        woken = []
+        first.holds_something = True
+        for _ in range(MOST_TICKS - 1):
+            habits.look_at_first()
+        habits.waiting.append(lambda: woken.append(True))
+        habits.forget_first()
+        assert (woken, habits.is_open, habits.first) == ([True], False, None)
+        habits.first = first
+        habits.look_at_first()
+        assert not habits.is_open
+
     def test_holds_it(self):
         """They wait longer while it has one."""
         assert self.wait(First(), ["holds"] * 50) == (MOST_TICKS, False)

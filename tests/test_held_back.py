@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 
@@ -99,6 +100,61 @@ async def main():
         kept[0].set()
     print(json.dumps(statuses))
 anyio.run(main)
+"""
+
+COLD_CANCELLED = """
+@app.get("/none")
+async def none():
+    pass
+async def main(first_waits, number):
+    kept.append(anyio.Event())
+    made.connect().close()  # from here on requests may have to wait
+    await call(app, "/none")
+    outcome = []
+    async def one(n):
+        try:
+            with anyio.move_on_after(0.15 if n == number else None):
+                outcome.extend(await call(app, "/kept"))
+        except Exception as exc:
+            outcome.append(type(exc).__name__)
+    async with anyio.create_task_group() as group:
+        connection = made.connect() if first_waits else None
+        for n in range(6):
+            group.start_soon(one, n)
+        await anyio.sleep(0.2)
+        if connection is not None:
+            connection.close()
+        kept[0].set()
+    print(json.dumps(outcome))
+anyio.run(main, *json.loads(sys.argv[1]))
+"""
+
+COLD_LOOPS = """
+import asyncio, threading, time
+made = engine(5, 0)
+go_on, is_begun = threading.Event(), threading.Event()
+@app.get("/thread/{n}")
+def thread(n: int):
+    with made.connect():
+        if not n:
+            is_begun.set()
+            go_on.wait(60)
+made.connect().close()
+first = threading.Thread(target=lambda: asyncio.run(call(app, "/thread/0")))
+first.start()
+is_begun.wait(60)
+async def impatient():
+    with anyio.move_on_after(0.2):
+        await call(app, "/thread/1")
+asyncio.run(impatient())
+seconds = []
+for _ in range(4):
+    since = time.monotonic()
+    asyncio.run(call(app, "/thread/1"))
+    seconds.append(time.monotonic() - since)
+go_on.set()
+first.join()
+print(json.dumps(sum(each > 0.5 for each in seconds)))
 """
 
 CANCELLED = """
@@ -329,6 +385,19 @@ class TestHeldBack:
     def test_many_cancelled(self):
         """Nor is what is cancelled before it begins."""
         assert run_child(APP + MANY_CANCELLED) == [200, 200]
+
+    @pytest.mark.parametrize("number", [0, 3])
+    @pytest.mark.parametrize("first_waits", [False, True])
+    def test_cold_cancelled(self, first_waits, number):
+        """One of a route's first requests is cancelled before it begins, or at its work: the others
+        are held back as before.
+        """
+        outcome = run_child(APP + COLD_CANCELLED, json.dumps([first_waits, number]))
+        assert outcome == [200] * 5
+
+    def test_several_loops(self):
+        """The loop that looks at a route's first request ends: those of others do."""
+        assert run_child(APP + COLD_LOOPS) <= 1
 
     def test_cancelled(self):
         """One that is cancelled while it waits leaves nothing behind."""

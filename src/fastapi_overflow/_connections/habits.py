@@ -214,6 +214,7 @@ class RouteHabits:
     :ivar first: the first one, until it has ended
     :ivar is_open: whether the others need not wait for the first one
     :ivar ticks: looks at the first one, while the others wait for it
+    :ivar looker: the event loop that looks; None for none
     :ivar is_first_idle: whether they need not because that had no connection for a while: what it
         has done until then counts as what it does
     :ivar waiting: called, once each, when they need not wait any longer
@@ -232,6 +233,7 @@ class RouteHabits:
         "is_first_idle",
         "is_more_in_vain",
         "is_open",
+        "looker",
         "requests",
         "ticks",
         "waiting",
@@ -243,6 +245,7 @@ class RouteHabits:
         self.first: Any = None
         self.is_open = False
         self.ticks = 0
+        self.looker: Any = None
         self._ticks_without = 0  # the latest of these in a row
         self.is_first_idle = False
         self.waiting: list[Callable[[], None]] = []
@@ -254,6 +257,15 @@ class RouteHabits:
     def open(self) -> None:
         """Let the others wait for the first one no longer."""
         self.is_open = True
+        self._wake()
+
+    def forget_first(self) -> None:
+        """Have another one be the first: it has ended before it began."""
+        self.first = None
+        self.ticks = self._ticks_without = 0
+        self._wake()
+
+    def _wake(self) -> None:
         waiting, self.waiting = self.waiting, []
         for wake in waiting:
             wake()

@@ -208,8 +208,10 @@ def _ended(lease: Lease) -> None:
     visits = holder.visits()
     habits = holder.habits
     # One that was turned away or cancelled while it was held back shows nothing of what others do.
-    if habits is not None and not (holder.is_held_back and habits.requests):
+    if habits is not None and not holder.is_held_back:
         habits.learn(visits)
+    elif habits is not None and habits.first is holder:
+        habits.forget_first()
     if holder.app_visits is not None and holder.app_habits is not None:
         holder.app_habits.learn(
             {kind: visit.together(visits.get(kind)) for kind, visit in holder.app_visits.items()}

@@ -115,10 +115,12 @@ def _first_claims(habits: RouteHabits) -> Claims:
 async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> None:
     """Wait until enough is known of the first request of a route, then for what this one needs."""
     holder.is_held_back = True
+    first = habits.first
     is_open = Signal()
     habits.waiting.append(is_open.set)
-    if len(habits.waiting) == 1:
-        _tick(asyncio.get_running_loop(), habits)
+    if habits.looker is None or habits.looker.is_closed():
+        habits.looker = loop = asyncio.get_running_loop()
+        _tick(loop, habits)
     lease.pool.held_back += 1
     try:
         await is_open.wait(MOST_FIRST_SECONDS)
@@ -127,13 +129,19 @@ async def _wait_for_first(lease: Lease, holder: Holder, habits: RouteHabits) -> 
     holder.has_waited()
     if habits.requests:
         wait = _begin_as_usual(lease, holder, habits)
-    else:
+    elif habits.is_open or habits.first is first:
         wait = be_let_in(lease, holder, _first_claims(habits))
+    else:  # that was cancelled before it began
+        wait = wait_to_begin(lease, holder, habits)
     if wait is not None:
         await wait
 
 
 def _tick(loop: asyncio.AbstractEventLoop, habits: RouteHabits) -> None:
+    if habits.looker is not loop:
+        return  # two have begun at once
     if habits.waiting:
         loop.call_later(LOOK_SECONDS, _tick, loop, habits, context=Context())
         habits.look_at_first()
+    else:
+        habits.looker = None
