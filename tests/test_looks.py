@@ -71,6 +71,26 @@ class TestLooks:
         await until(lambda: ledger not in pool.looked_at, "end of the looks")
         assert ledger.door.threads == [threading.current_thread()] * 3
 
+    async def test_from_a_thread_at_the_end(self):
+        """A thread asks for looks as the loop is about to look no longer: it goes on looking."""
+        pool, ledger = current_pool(), Ledger(1)
+
+        class Asked(Door):
+            @property
+            def is_watched(self):
+                was_watched = super().is_watched
+                if not was_watched and len(self.threads) == 1:
+                    self.left += 2
+                    thread = threading.Thread(target=look_at, args=(pool, ledger))
+                    thread.start()
+                    thread.join(PATIENCE)
+                return was_watched
+
+        ledger.door = Asked(1)
+        look_at(pool, ledger)
+        await until(lambda: len(ledger.door.threads) == 3, "looks")
+        await until(lambda: ledger not in pool.looked_at, "end of the looks")
+
     async def test_cannot_begin(self, monkeypatch):
         """Where a look can't be arranged for, the next who asks has it tried again."""
 

@@ -47,8 +47,10 @@ def _look(pool: TokenPool, ledger: Ledger) -> None:
     _look_once(ledger)
     if ledger.door.is_watched:
         _look_later(pool, ledger)
-    else:
-        pool.looked_at.discard(ledger)
+        return
+    pool.looked_at.discard(ledger)
+    if ledger.door.is_watched:  # since just now, by a thread that found the ledger looked at
+        look_at(pool, ledger)
 
 
 @never_raises
