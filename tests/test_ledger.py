@@ -197,6 +197,21 @@ class TestEntries:
         world.time.now += 10
         assert thread.look()
 
+    def test_renew(self, world):
+        """All there are being set aside is as much as there can be, though more were asked for."""
+        _, ledger = world.ledgers
+        first, waiting = world.request(RouteHabits()), world.request(known_route((ledger, 1, 1)))
+        account = first.holder.account(ledger)
+        assert first.enter(ledger, 3)
+        assert account.claim < 3
+        assert not waiting.enter(ledger, 1)
+        assert ledger.door.renew(account, 3)
+        world.let_promises_end()
+        assert not ledger.door.renew(account, 3)
+        assert waiting.leave()
+        first.finish()
+        waiting.finish()
+
     def test_needless(self, world):
         """Those that wait need not any longer once requests of their kind turn out to take none."""
         _, ledger = world.ledgers

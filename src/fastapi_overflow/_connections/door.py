@@ -89,7 +89,7 @@ class Door:
         return self._book.run(self._renew, account, claim)
 
     def _renew(self, account: Account, claim: int) -> bool:
-        is_there = account.claim >= claim
+        is_there = account.claim >= self._stock.at_most(claim)
         if is_there:
             self._promises.make(account, time.monotonic())
         return is_there
