@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
-from fastapi_overflow._connections.entries import OLD
+from fastapi_overflow._connections.entries import OLD, PASSING
 from fastapi_overflow._connections.habits import RouteHabits
 from fastapi_overflow._connections.holder import HOP, LOOP
 from ledger_tools import World, alive, check_empty, is_safe, known_route
@@ -299,6 +299,29 @@ class TestEntries:
         assert waiting[4].woken
         waiting[4].leave()
         waiting[4].finish()
+
+    def test_behind_many_that_wait_for_more(self, world):
+        """At the next look one is let in that needs no more than is free, however many wait."""
+        ledger = world.other_ledger(3)
+        holder = world.request(known_route((ledger, 2, 2)))
+        assert holder.take(ledger)
+        assert holder.take(ledger)
+        habits = known_route((ledger, 2, 2))
+        more = [world.request(habits) for _ in range(3 * PASSING)]
+        assert not any(each.enter_as_usual(ledger) for each in more)
+        for elsewhere in (0, 1):
+            one = world.request(known_route((ledger, 1, elsewhere)))
+            assert not one.enter_as_usual(ledger)
+            world.look()
+            assert one.woken
+            one.leave()
+            one.finish()
+        assert not any(each.woken for each in more)
+        holder.finish()
+        for each in more:
+            world.look()
+            assert each.leave()
+            each.finish()
 
     def test_after_who_has_one(self, world):
         """What was put by for one that waits for long is for a thread that needs a further one."""

@@ -26,7 +26,8 @@ AHEAD = 2
 # its chance, and others must go on where what it lacks never comes back.
 OLD = 0.5
 
-# Requests behind the first one that may be let in before it, where it needs more than they do.
+# Requests behind the first one that may be let in before it, where it needs more than they do, at
+# each return. At each look all may.
 PASSING = 8
 
 
@@ -110,8 +111,11 @@ class Entries:
         self._promises.make(account, now)
         self._stock.count(account)
 
-    def next(self) -> Entry | None:
-        """Return the one that may be let in next: by age, but for one that needs more."""
+    def next(self, of_all: bool = False) -> Entry | None:
+        """Return the one that may be let in next: by age, but for one that needs more.
+
+        :param of_all: whether to look at all that wait: not at each return
+        """
         first = self.waiting[0]
         # Asked at each return. Most of the time nobody may.
         has_turn = self._has_turn()
@@ -123,6 +127,17 @@ class Entries:
         for entry in islice(self.waiting, PASSING):
             if self.has_room(entry.account, entry.claim) if entry.claim else has_turn:
                 return entry
+        return self._next_of_all() if of_all else None
+
+    def _next_of_all(self) -> Entry | None:
+        """Return the first for which there is room, by one of each kind."""
+        tried: set[tuple[int, int]] = set()
+        for entry in self.waiting:
+            key = id(entry.account.habit), entry.claim
+            if key not in tried:
+                tried.add(key)
+                if self.has_room(entry.account, entry.claim):
+                    return entry
         return None
 
     def take_out_needless(self, now: float) -> list[Entry]:

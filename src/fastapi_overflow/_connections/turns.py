@@ -45,14 +45,16 @@ class Turns:
             self._promises.give_up(entry.account)
             entry.claim = 0
             self._wake(entry)
-        self.serve(now)
+        self.serve(now, of_all=True)
 
-    def serve(self, now: float) -> None:
+    def serve(self, now: float, of_all: bool = False) -> None:
         """Let go on whoever may, until the invariants hold.
 
         First who waits on a loop, then threads that hold one already, then what is set aside for a
         request that has waited for long, then the other threads by age, then the requests that are
         about to begin.
+
+        :param of_all: whether to look at all of these: not at each return
         """
         stock, queues, entries = self._stock, self._queues, self._entries
         while queues and stock.free > 0:
@@ -69,7 +71,7 @@ class Turns:
         while waiting:
             if waiting[0].claim:
                 entries.collect_for_old(now)
-            entry = entries.next()
+            entry = entries.next(of_all)
             if entry is None:
                 break
             waiting.remove(entry)
