@@ -226,14 +226,19 @@ def known_route(*does, requests=20):
     """
     habits = RouteHabits()
     for _ in range(requests):
-        visits = {}
-        for ledger, most, elsewhere in does:
-            visit = visits[ledger.kind] = Visit(0.0)
-            visit.takes = visit.most = most
-            visit.most_elsewhere = elsewhere
-            visit.kept = 0.01
-        habits.learn(visits)
+        habits.learn(known_visits(*does))
     return habits
+
+
+def known_visits(*does):
+    """Return what a request of such a route has done."""
+    visits = {}
+    for ledger, most, elsewhere in does:
+        visit = visits[ledger.kind] = Visit(0.0)
+        visit.takes = visit.most = most
+        visit.most_elsewhere = elsewhere
+        visit.kept = 0.01
+    return visits
 
 
 class World:

@@ -129,3 +129,16 @@ class TestFirst:
     def test_waits_for_it(self):
         """They do so while it waits for one: it isn't idle."""
         assert self.wait(First(), ["waits"] * 50) == (MOST_TICKS, False)
+
+    def test_failed(self):
+        """One that has failed for want of one has shown what it asked for, but not its end."""
+        habits = RouteHabits()
+        failed = visit(takes=2, most=2, elsewhere=2)
+        failed.has_failed = True
+        habits.learn({"pool": failed})
+        habit = habits.of("pool")
+        assert habits.is_open
+        assert (habits.requests, habit.requests, habit.most_elsewhere) == (0, 0, 2)
+        habits.learn({"pool": visit()})
+        habits.learn({"pool": failed})
+        assert (habits.requests, habit.requests) == (2, 2)

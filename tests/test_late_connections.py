@@ -65,6 +65,20 @@ def waits():
     return fastapi_overflow.stats().requests_held_back == 1
 """
 
+FIRST_BURST = """
+@app.get("/slow")
+async def slow():
+    begun.append("slow")
+    await anyio.sleep(0.5)  # longer than the others wait for the first one
+    await run_in_threadpool(opened.append, None)
+    made.connect().close()
+async def learn():
+    made.connect().close()
+    await asyncio.gather(*(asyncio.create_task(call(app, "/slow")) for _ in range(3)))
+    begun.clear(), opened.clear()
+    kept.append(anyio.Event())
+"""
+
 SERVED = """
 async def main():
     await learn()
@@ -124,6 +138,10 @@ class TestAfterAHop:
     def test_waits(self):
         """It begins, makes its hop, and waits then, instead of failing on the loop."""
         assert run_child(APP + SERVED, "/late") == [["kept", "late", 1], [200]]
+
+    def test_of_its_first_burst(self):
+        """It is known where they take it though all have begun before the first one ended."""
+        assert run_child(APP + FIRST_BURST + SERVED, "/slow") == [["kept", "slow", 1], [200]]
 
     def test_is_not_turned_away(self):
         """FASTAPI_OVERFLOW_MAX_WAIT is for requests that have done nothing yet."""

@@ -9,9 +9,9 @@ import pytest
 
 from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
 from fastapi_overflow._connections.entries import OLD, PASSING
-from fastapi_overflow._connections.habits import RouteHabits
+from fastapi_overflow._connections.habits import UNKNOWN_MOST, RouteHabits
 from fastapi_overflow._connections.holder import HOP, LOOP
-from ledger_tools import World, alive, check_empty, is_safe, known_route
+from ledger_tools import World, alive, check_empty, is_safe, known_route, known_visits
 
 
 @pytest.fixture
@@ -274,6 +274,37 @@ class TestEntries:
         assert not more.woken
         holder.finish()
         more.leave()
+
+    def test_more_is_known(self, world):
+        """What is set aside for one that waits is what its kind is known to need by then."""
+        ledger, _ = world.ledgers
+        route = known_route((ledger, 1, 1))
+        holders = [world.request() for _ in range(2)]
+        assert all(each.take(ledger) for each in holders)
+        waiting = world.request(route)
+        assert not waiting.enter_as_usual(ledger)
+        route.learn(known_visits((ledger, 2, 2)))
+        holders[0].finish()
+        assert not waiting.woken
+        holders[1].finish()
+        assert waiting.woken
+        assert waiting.take(ledger, LOOP)
+        assert waiting.take(ledger, LOOP)
+        waiting.finish()
+
+    def test_less_is_known(self, world):
+        """It is less where that turns out to be enough."""
+        ledger, _ = world.ledgers
+        route = RouteHabits()
+        holders = [world.request() for _ in range(2)]
+        assert all(each.take(ledger) for each in holders)
+        waiting = world.request(route)
+        assert not waiting.enter(ledger, UNKNOWN_MOST, is_usual=True)
+        route.learn(known_visits((ledger, 1, 1)))
+        holders[0].finish()
+        assert waiting.woken
+        for each in (holders[1], waiting):
+            each.finish()
 
     def test_beside_those_that_never_wait_here(self, world):
         """Of kinds that aren't held back ever more are at the checkout: as many are let in."""

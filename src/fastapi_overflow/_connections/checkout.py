@@ -146,6 +146,7 @@ class Checkout:
         :raises NoConnection: always
         """
         habit = self.account.habit
+        self.account.has_failed = True
         if habit is not None and self.where != HOP:
             habit.raise_to(self.account)
             habit.press(time.monotonic(), in_vain=self.where == THREAD and time_is_up)

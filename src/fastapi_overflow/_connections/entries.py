@@ -53,6 +53,13 @@ class Entry:
         self.is_in = False
         self.is_told = False
 
+    def claim_by_now(self) -> int:
+        """Return its claim, once that is what is known by now of its kind."""
+        habit = self.account.habit
+        if self.claim and self.is_usual and habit is not None:
+            self.claim = habit.as_known(self.claim)
+        return self.claim
+
 
 class Entries:
     """The requests that wait to be let in to one pool.
@@ -119,13 +126,14 @@ class Entries:
         first = self.waiting[0]
         # Asked at each return. Most of the time nobody may.
         has_turn = self._has_turn()
-        if self._is_collected(first) if first.claim else has_turn:
+        if self._is_collected(first) if first.claim_by_now() else has_turn:
             return first
         stock = self._stock
         if not has_turn and (stock.free <= stock.aside or self._queues):
             return None
         for entry in islice(self.waiting, PASSING):
-            if self.has_room(entry.account, entry.claim) if entry.claim else has_turn:
+            claim = entry.claim_by_now()
+            if self.has_room(entry.account, claim) if claim else has_turn:
                 return entry
         return self._next_of_all() if of_all else None
 
@@ -133,7 +141,7 @@ class Entries:
         """Return the first for which there is room, by one of each kind."""
         tried: set[tuple[int, int]] = set()
         for entry in self.waiting:
-            key = id(entry.account.habit), entry.claim
+            key = id(entry.account.habit), entry.claim_by_now()
             if key not in tried:
                 tried.add(key)
                 if self.has_room(entry.account, entry.claim):
@@ -171,7 +179,7 @@ class Entries:
         Not while threads wait that hold one already: they come before it.
         """
         entry = self.waiting[0] if self.waiting else None
-        if entry is None or not entry.claim or self._is_collected(entry):
+        if entry is None or not entry.claim_by_now() or self._is_collected(entry):
             return
         stock, account = self._stock, entry.account
         if self._queues.others or int((now - entry.since) / OLD) % 2 == 0:

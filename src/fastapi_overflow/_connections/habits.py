@@ -173,6 +173,10 @@ class Habit:
         claim = self.claim(now)
         return claim if claim or self.takes_in_threads() else None
 
+    def as_known(self, claim: int) -> int:
+        """Return how many to set aside by what is known now, where it was to be so many."""
+        return self.most_elsewhere if self.requests else max(claim, self.most_elsewhere)
+
     def takes_seldom(self, claim: int, now: float) -> bool:
         """Tell whether so few take one that nobody is held back, with such a claim, for that.
 
@@ -254,6 +258,11 @@ class RouteHabits:
         self.is_more_in_vain = False
         self._uncounted = 0  # requests that took nothing, as all before, and no habit knows of
 
+    @property
+    def may_be_late(self) -> bool:
+        """Whether requests may take a connection late: while none has ended, any may."""
+        return self.are_late or not self.requests
+
     def open(self) -> None:
         """Let the others wait for the first one no longer."""
         self.is_open = True
@@ -315,9 +324,18 @@ class RouteHabits:
             habit.is_simple = habit.most <= 1
 
     def learn(self, visits: dict[object, Visit]) -> None:
-        """Learn from a request that has ended, by the kinds of pools that it took from."""
+        """Learn from a request that has ended, by the kinds of pools that it took from.
+
+        While none has come to its end one that has failed for want of a connection doesn't count:
+        it may have been about to take more.
+        """
         if self._uncounted:
             self._count()
+        if not self.requests and any(visit.has_failed for visit in visits.values()):
+            for kind, visit in visits.items():
+                self.of(kind).raise_to(visit)
+            self._end_first()
+            return
         self.requests += 1
         self.have_taken = self.have_taken or bool(visits)
         for kind, visit in visits.items():
@@ -327,6 +345,9 @@ class RouteHabits:
             for kind, habit in list(self.by_kind.items()):
                 if kind not in visits:
                     habit.learn(None)
+        self._end_first()
+
+    def _end_first(self) -> None:
         self.first = None
         if not self.is_open:
             self.open()

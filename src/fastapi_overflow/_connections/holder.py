@@ -25,7 +25,7 @@ class Holder:
     :ivar thread: a weak reference to the thread of one that isn't a request
     :ivar waited: seconds that it has waited to be let in while nothing came back
     :ivar waiting: its checkouts that wait
-    :ivar is_late: whether requests of its route take a connection late: see `Visit.late`
+    :ivar is_late: whether requests of its route may take a connection late: see `Visit.late`
     :ivar hops_ahead: hops that its lease says it has made and it hasn't
     :ivar hop_began: time.monotonic() at which its last hop has begun, if it is
     :ivar hop_ended: the same, has ended
@@ -112,7 +112,7 @@ class Holder:
     def has_waited(self) -> None:
         """Begin only now: it was held back until then."""
         self.is_held_back = False
-        self.is_late = self.habits is not None and self.habits.are_late
+        self.is_late = self.habits is not None and self.habits.may_be_late
         self.began = time.monotonic()
         for account in list(self.accounts.values()):
             account.began = self.began
@@ -146,7 +146,7 @@ class Holder:
     def go_on(self, habits: RouteHabits) -> None:
         """Begin anew, at a route that it has reached."""
         self.habits = habits
-        self.is_late = habits.are_late
+        self.is_late = habits.may_be_late
         self.began = time.monotonic()
         for account in list(self.accounts.values()):
             account.habit = habits.of(account.ledger.kind)

@@ -20,9 +20,20 @@ class Visit:
         or from within one: how many it had taken by then, how many hops it had made, whether the
         last of these still ran, and for how many seconds, or since how many it had ended; math.inf
         for unknown
+    :ivar has_failed: whether it has failed for want of one
     """
 
-    __slots__ = ("again", "began", "idle", "kept", "late", "most", "most_elsewhere", "takes")
+    __slots__ = (
+        "again",
+        "began",
+        "has_failed",
+        "idle",
+        "kept",
+        "late",
+        "most",
+        "most_elsewhere",
+        "takes",
+    )
 
     def __init__(self, began: float, held: int = 0) -> None:
         self.start_over(began, held)
@@ -36,6 +47,7 @@ class Visit:
         self.again = 0.0
         self.kept = 0.0
         self.late: tuple[tuple[int, int, bool, float], ...] = ()
+        self.has_failed = False
 
     def copy(self) -> Visit:
         visit = Visit(self.began)
@@ -52,4 +64,5 @@ class Visit:
             visit.most_elsewhere = max(visit.most_elsewhere, later.most_elsewhere)
             visit.again = max(visit.again, later.again)
             visit.kept += later.kept
+            visit.has_failed = visit.has_failed or later.has_failed
         return visit

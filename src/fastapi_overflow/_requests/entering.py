@@ -103,12 +103,17 @@ def _usual_claims(habits: RouteHabits) -> Claims:
 
 
 def _first_claims(habits: RouteHabits) -> Claims:
-    """Return the same for a route of which no request has ended yet: what the first has shown."""
+    """Return the same for a route of which no request has ended yet: what the first has shown.
+
+    Once one has failed for want of a connection it is what may turn out to be needed.
+    """
+    now = time.monotonic()
     claims = []
     for kind, habit in list(habits.by_kind.items()):
         ledger = governor.ledger_of(kind)
-        if ledger is not None and habit.most_elsewhere:
-            claims.append((ledger, habit.most_elsewhere))
+        claim = max(habit.most_elsewhere, UNKNOWN_MOST if now < habit.pressed_until else 0)
+        if ledger is not None and claim:
+            claims.append((ledger, claim))
     return sorted(claims, key=id_of_ledger)
 
 

@@ -80,7 +80,7 @@ async def _wait_to_be_let_in(
         entry = await _wait_at(ledger, claim, lease, holder, at_most, is_usual=seconds is None)
         if entry.is_in:
             if entry.claim:
-                set_aside[ledger] = claim
+                set_aside[ledger] = entry.claim
                 if seconds is None or is_late:
                     _hold(lease, holder)
         elif seconds is not None:
