@@ -76,7 +76,7 @@ class First:
 
     def __init__(self):
         self.waiting = []
-        self.holds_something = False
+        self.holds_something = self.is_held_back = False
 
 
 class TestFirst:
@@ -88,6 +88,7 @@ class TestFirst:
         habits.waiting.append(lambda: opened.append(True))
         for number, does in enumerate(looks, 1):
             first.holds_something, first.waiting = does == "holds", [does] * (does == "waits")
+            first.is_held_back = does == "is held back"
             habits.look_at_first()
             assert habits.is_open == bool(opened)
             if opened:
@@ -129,6 +130,11 @@ class TestFirst:
     def test_waits_for_it(self):
         """They do so while it waits for one: it isn't idle."""
         assert self.wait(First(), ["waits"] * 50) == (MOST_TICKS, False)
+
+    def test_is_held_back(self):
+        """Nor is it as long as it is held back itself: it has shown nothing yet."""
+        looks = ["is held back"] * 5 + ["idle"] * 50
+        assert self.wait(First(), looks) == (5 + TICKS_WITHOUT, True)
 
     def test_failed(self):
         """One that has failed for want of one has shown what it asked for, but not its end."""

@@ -98,14 +98,12 @@ class Entries:
 
     def _has_turn(self) -> bool:
         """Tell whether one that can wait in its thread may be let in, whichever that is."""
-        stock, first = self._stock, self._queues.first
+        stock, queues = self._stock, self._queues
         free = stock.capacity - stock.held - stock.adrift - stock.aside - stock.spare
-        ahead, number = AHEAD, len(first)
-        if number >= AHEAD:
-            # As many as are there of kinds that never wait here: else those would leave no turn.
-            unasked = sum(each.is_unasked for each in first)
-            ahead, number = max(AHEAD, unasked), number - unasked
-        return free + ahead > stock.awaited and number < ahead
+        # As many as are there of kinds that never wait here: else those would leave no turn.
+        unasked = queues.unasked
+        ahead = max(AHEAD, unasked)
+        return free + ahead > stock.awaited and len(queues.first) - unasked < ahead
 
     def let_in(self, account: Account, claim: int, now: float) -> None:
         """Let a request in: with connections set aside for it, or on its way to take one."""

@@ -287,7 +287,9 @@ class RouteHabits:
         """
         self.ticks += 1
         first = self.first
-        is_idle = first is not None and not (first.waiting or first.holds_something)
+        is_idle = first is not None and not (
+            first.is_held_back or first.waiting or first.holds_something
+        )
         self._ticks_without = self._ticks_without + 1 if is_idle else 0
         self.is_first_idle = self._ticks_without >= TICKS_WITHOUT
         if first is None or self.is_first_idle or self.ticks >= MOST_TICKS:

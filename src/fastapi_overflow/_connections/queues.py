@@ -18,14 +18,16 @@ class Queues:
     :ivar on_loop: on an event loop
     :ivar others: in threads, of those who hold one already
     :ivar first: in threads, of those who hold none
+    :ivar unasked: how many of these are of kinds that don't wait before they begin
     """
 
-    __slots__ = ("first", "on_loop", "others")
+    __slots__ = ("first", "on_loop", "others", "unasked")
 
     def __init__(self) -> None:
         self.on_loop: deque[Checkout] = deque()
         self.others: deque[Checkout] = deque()
         self.first: deque[Checkout] = deque()
+        self.unasked = 0
 
     def __bool__(self) -> bool:
         return bool(self.on_loop or self.others or self.first)
@@ -42,21 +44,29 @@ class Queues:
         else:
             habit = checkout.account.habit
             checkout.is_unasked = habit is None or habit.needs(checkout.since) is None
+            self.unasked += checkout.is_unasked
             self.first.append(checkout)
 
     def remove(self, checkout: Checkout) -> None:
         """Have a checkout wait no longer, if it does."""
-        for queue in (self.on_loop, self.others, self.first):
+        for queue in (self.on_loop, self.others):
             if checkout in queue:
                 queue.remove(checkout)
+        self._remove_first(checkout)
         if checkout in checkout.account.holder.waiting:
             checkout.account.holder.waiting.remove(checkout)
+
+    def _remove_first(self, checkout: Checkout) -> bool:
+        is_there = checkout in self.first
+        if is_there:
+            self.first.remove(checkout)
+            self.unasked -= checkout.is_unasked
+        return is_there
 
     def move_up(self, account: Account) -> None:
         """Have what an account asks for besides be by one who holds something now."""
         for other in account.holder.waiting:
-            if other.account is account and other in self.first:
-                self.first.remove(other)
+            if other.account is account and self._remove_first(other):
                 self.others.append(other)
 
     def may_pass(self, account: Account, where: int, stock: Stock) -> bool:
