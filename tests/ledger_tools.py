@@ -485,6 +485,7 @@ def check_empty(ledger):
     assert not ledger.entries
     assert not stock.stakes
     assert not ledger.out
+    assert not ledger.queues.unasked
     assert not ledger.door.is_watched
 
 

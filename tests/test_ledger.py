@@ -9,7 +9,7 @@ import pytest
 
 from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
 from fastapi_overflow._connections.entries import OLD, PASSING
-from fastapi_overflow._connections.habits import UNKNOWN_MOST, RouteHabits
+from fastapi_overflow._connections.habits import UNKNOWN_MOST, UNKNOWN_SECONDS, RouteHabits
 from fastapi_overflow._connections.holder import HOP, LOOP
 from ledger_tools import World, alive, check_empty, is_safe, known_route, known_visits
 
@@ -386,6 +386,24 @@ class TestEntries:
         assert waiting.entry.is_in
         waiting.leave()
         waiting.finish()
+
+
+class TestUnknown:
+    def test_in_threads(self, world):
+        """Of routes never seen to their end, each counts as about to take a second one, not more.
+
+        Once it has held what it has for a while, it counts as taking no more.
+        """
+        ledger = world.other_ledger(3)
+        parties = [world.request(RouteHabits()) for _ in range(4)]
+        assert [each.take(ledger) for each in parties[:3]] == [True, True, False]
+        world.time.now += UNKNOWN_SECONDS
+        assert parties[2].look()
+        assert not parties[3].take(ledger)
+        parties[0].finish()
+        assert parties[3].look()
+        for each in parties[1:]:
+            each.finish()
 
 
 class TestFirst:

@@ -10,7 +10,7 @@ import math
 import time
 from typing import Any
 
-from .habits import MOST_LATE, UNKNOWN_MOST, UNKNOWN_SECONDS, Habit
+from .habits import MOST_LATE, UNKNOWN_MOST, UNKNOWN_MOST_IN_THREADS, UNKNOWN_SECONDS, Habit
 from .visit import Visit
 
 # Where a connection is taken: on an event loop, in the thread of a hop, in a thread of the app's.
@@ -75,7 +75,8 @@ class Account(Visit):
         if self.habit is not None:
             most = max(most, self.habit.most)
             if self._is_unknown():
-                most = max(most, UNKNOWN_MOST)
+                is_in_thread = self.held and not self.most_elsewhere
+                most = max(most, UNKNOWN_MOST_IN_THREADS if is_in_thread else UNKNOWN_MOST)
         capacity: int = self.ledger.stock.capacity
         return min(most, capacity)
 

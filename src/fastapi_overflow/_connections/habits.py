@@ -44,11 +44,13 @@ NEARLY_ALWAYS = 0.9
 # Points late in a request, at which it takes one, that are kept of a route and pool.
 MOST_LATE = 8
 
-# What a request takes at once of which nothing is known: its route was never seen to its end. One
-# that has held what it has for so many seconds counts as taking no more: others must not wait for
-# what may never come, beside a stream that lasts for hours. Guesses.
+# What a request takes at once of which nothing is known: its route was never seen to its end. Fewer
+# for one that has taken its first one in a thread: the others of such can wait. One that has held
+# what it has for so many seconds counts as taking no more: others must not wait for what may never
+# come, beside a stream that lasts for hours. Guesses.
 UNKNOWN_MOST = 3
-UNKNOWN_SECONDS = 1.0
+UNKNOWN_MOST_IN_THREADS = 2
+UNKNOWN_SECONDS = 0.5
 
 # Pools whose habits are kept for a route: some apps make an engine for each request.
 MOST_POOLS = 16
