@@ -87,6 +87,23 @@ class TestSafety:
         first.finish()
         assert second.look()
 
+    @pytest.mark.parametrize("timeout", [0, LOOK_SECONDS])
+    def test_timeout(self, world, timeout):
+        """One whose time is up takes what is free, as in stock, instead of failing beside it."""
+        ledger, _ = world.ledgers
+        habits = known_route((ledger, 2, 0))
+        first, second, third = (world.request(habits) for _ in range(3))
+        assert first.take(ledger)
+        assert not second.take(ledger, timeout=timeout)
+        world.time.now += timeout
+        assert second.look()
+        assert not third.take(ledger, timeout=timeout)
+        world.time.now += timeout
+        with pytest.raises(NoConnection):
+            third.look()
+        for each in (first, second):
+            each.finish()
+
     def test_learned_meanwhile(self, world):
         """What a route turns out to take holds for its requests that are under way as well."""
         ledger, _ = world.ledgers

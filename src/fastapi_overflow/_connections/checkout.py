@@ -106,7 +106,9 @@ class Checkout:
             return
         on_loop = self.where == LOOP
         if now >= until:
-            self._fail(ledger, "the pool's timeout is over", time_is_up=True)
+            if on_loop or not ledger.book.run(self._takes_unsafe, ledger):
+                self._fail(ledger, "the pool's timeout is over", time_is_up=True)
+            return
         if helpers is None or ledger.book.has_one_at_work(helpers, on_loop, current_thread()):
             self._hopeless = 0
             return
@@ -128,6 +130,11 @@ class Checkout:
 
     def _who_could_help(self) -> list[Holder] | None:
         return who_could_help(self.account, self.where, self.arrival)
+
+    def _takes_unsafe(self, ledger: Any) -> bool:
+        """Take what is free though it wasn't its turn, as the pool itself would have it."""
+        served: bool = self.granted or ledger.turns.break_circle(self, [])
+        return served
 
     def _need_not_fail(self, ledger: Any) -> bool:
         """Tell whether it may go on, or wait, although it was about to fail."""

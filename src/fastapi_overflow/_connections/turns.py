@@ -121,7 +121,8 @@ class Turns:
     def break_circle(checkout: Checkout, holders: list[Holder]) -> bool:
         """Serve one of those that wait for each other, be it safe or not, if one is free.
 
-        All may come to their end by that, where else one fails for sure.
+        All may come to their end by that, where else one fails for sure. So may a single one whose
+        time is up.
 
         :param holders: who waits for each other, of whatever pools
         """
