@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from textwrap import dedent
 
 import pytest
@@ -130,6 +131,35 @@ class TestThreads:
         for _ in range(3):
             assert run(main) == [[200]] * 20
         check(made)
+
+
+class TestOnTheLoop:
+    """A checkout on the loop waits, as in stock, for what a thread is about to give back."""
+
+    @staticmethod
+    def take_beside(work):
+        """Take one on the loop while work of another task has it in a thread."""
+        made = engine(1, 0)
+        begun = threading.Event()
+
+        def keep():
+            with made.connect():
+                begun.set()
+                time.sleep(0.3)
+
+        async def main():
+            task = asyncio.create_task(work(keep))
+            while not begun.is_set():  # noqa: ASYNC110 - of another thread
+                await asyncio.sleep(0.001)
+            made.connect().close()
+            await task
+
+        run(main)
+        check(made)
+
+    def test_hop_outside_of_any_request(self):
+        """Of a task of the app's own, as one that its lifespan has begun."""
+        self.take_beside(run_in_threadpool)
 
 
 BOTH_ORDERS = """

@@ -34,9 +34,9 @@ class Book:
     further down its stack: then the ledgers are in the middle of a change, and what it wants has to
     wait in `later`. Before it is open and after it is closed they are whole.
 
-    :param owners_at_work: tells of requests whether code of one runs in a thread that isn't among
-        those that wait; or, where this thread's event loop stands still meanwhile, whether one
-        belongs to another loop
+    :param owners_at_work: tells of requests, and of the holders of tasks outside of any, whether
+        code of one runs in a thread that isn't among those that wait; or, where this thread's event
+        loop stands still meanwhile, whether a request belongs to another loop
     :param somebody_waited: told of a ledger when somebody has waited for long, without the lock
     :param failed: told what a pool has raised that was asked how it is, without the lock
     :ivar arrivals: checkouts that have had to wait
@@ -146,13 +146,15 @@ class Book:
         :param loop_stands: whether this thread's event loop stands still meanwhile
         :param here: this thread
         """
-        owners = []
+        owners: list[Any] = []
         waiting = []
         for holder in holders:
             waiting += [checkout.thread for checkout in list(holder.waiting)]
             if holder.owner is not None:
                 owners.append(holder.owner)
-            elif holder.thread is not None and not holder.waiting:
+            elif holder.thread is None:
+                owners.append(holder)
+            elif not holder.waiting:
                 thread = holder.thread()
                 if thread is not None and thread.is_alive() and thread is not here:
                     return True

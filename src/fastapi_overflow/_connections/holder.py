@@ -22,7 +22,7 @@ class Holder:
     :ivar owner: the request; None for what isn't one
     :ivar habits: of the route that it has reached; None without a route
     :ivar began: time.monotonic() when it reached the route, or was let in
-    :ivar thread: a weak reference to the thread of one that isn't a request
+    :ivar thread: a weak reference to the thread of one that is neither a request nor a task
     :ivar waited: seconds that it has waited to be let in while nothing came back
     :ivar waiting: its checkouts that wait
     :ivar is_late: whether requests of its route may take a connection late: see `Visit.late`

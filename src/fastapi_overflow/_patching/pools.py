@@ -75,7 +75,7 @@ def _on_import(module: ModuleType) -> None:
                 raise TypeError(f"sqlalchemy.pool.QueuePool has no method {name!r}")
         if not hasattr(pool.QueuePool(lambda: None, 1, 0), "_max_overflow"):
             raise TypeError("sqlalchemy.pool.QueuePool has no attribute '_max_overflow'")
-        from .._requests import checkouts, connections, holder_here, hops, lease_of_request
+        from .._requests import checkouts, connections, holder_here, hops, lease_of_request, outside
         from .._watching.connection_log import ConnectionLog
         from .._watching.live_objects import instances_of
     except Exception as exc:
@@ -90,7 +90,7 @@ def _on_import(module: ModuleType) -> None:
         else:
             setattr(owner, attribute, method(original))
     lease_of_request.connections = connections
-    hops.note_hop_outside = holder_here.note_hop_outside
+    hops.note_hop_outside = outside.note_hop_outside
     engine = _name_pools(module, holder_here.governor)
     for each in instances_of(pool.QueuePool, engine):
         try:

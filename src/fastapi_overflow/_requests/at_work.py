@@ -1,4 +1,4 @@
-"""Which requests have something running in a thread at this moment.
+"""Which requests, and tasks outside of any, have something running in a thread at this moment.
 
 Asked where a checkout finds no connection and may have to fail: never for a hop or a checkout that
 goes on. A hop pays nothing for it.
@@ -15,24 +15,26 @@ from typing import Any
 
 from .._threads.lease import BUSY, Lease
 from .lease_of_request import current_lease
+from .outside import current_outside
 from .worker_queue import HopQueue
 
 # Modules in which a thread waits for the event loop.
 _WAITS_FOR_LOOP = frozenset({"anyio.from_thread", "concurrent.futures._base"})
 
 
-def some_at_work(leases: Collection[Lease], waiting: Collection[int], loop_stands: bool) -> bool:
-    """Tell whether one of these requests may go on by itself.
+def some_at_work(owners: Collection[Any], waiting: Collection[int], loop_stands: bool) -> bool:
+    """Tell whether one of these requests, or tasks outside of any, may go on by itself.
 
     It runs in a thread and waits neither for a connection nor for the event loop. As far as can be
     seen: of anyio's threads and of asyncio's executor; a thread that an app has started itself
     isn't known to belong to a request.
 
+    :param owners: the leases of requests, the holders of tasks
     :param waiting: the threads that wait for a connection
     :param loop_stands: whether the loop of this thread stands still: then a request of another loop
         goes on by itself too
     """
-    among: list[Lease | None] = [*leases]
+    leases = [owner for owner in owners if isinstance(owner, Lease)]
     if loop_stands and not all(lease.closed or lease.pool.is_running_here() for lease in leases):
         return True
     stacks = sys._current_frames() if getattr(sys, "_is_gil_enabled", _yes)() else {}
@@ -43,7 +45,7 @@ def some_at_work(leases: Collection[Lease], waiting: Collection[int], loop_stand
     # First the hops that no thread has taken yet: meanwhile they are taken, never given back.
     for each in queues:
         context = _context_of_hop(each.waiting)
-        if context is not None and context.get(current_lease) in among:
+        if _is_of(context, owners):
             return True
     for thread, queue in threads:
         frame = stacks.get(thread.ident or 0)
@@ -53,10 +55,20 @@ def some_at_work(leases: Collection[Lease], waiting: Collection[int], loop_stand
             context = _context_of_hop(queue.running)
         else:
             context = _context_in_executor(frame)
-        if context is not None and context.get(current_lease) in among and not _waits(frame):
+        if _is_of(context, owners) and not _waits(frame):
             return True
     # Threads that say nothing of what they do: trio's, or those of another anyio.
     return unknown and any(lease.token == BUSY for lease in leases)
+
+
+def _is_of(context: Context | None, owners: Collection[Any]) -> bool:
+    """Tell whether code runs in this context for one of these requests or tasks."""
+    if context is None:
+        return False
+    outside = context.get(current_outside)
+    return context.get(current_lease) in owners or (
+        outside is not None and outside.holder in owners
+    )
 
 
 def leases_in_executors() -> set[int]:

@@ -21,8 +21,9 @@ from . import checkouts, route_times
 from .entering import wait_to_begin
 from .faults import never_raises, tell
 from .held_back import Claims, Wait, be_let_in_late, id_of_ledger
-from .holder_here import current_outside, governor, habits_outside, make_holder
+from .holder_here import governor, make_holder
 from .origin import note_endpoint
+from .outside import current_outside, habits_outside
 
 MOST_ROUTES = 1024  # whose habits are kept
 

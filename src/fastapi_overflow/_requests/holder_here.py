@@ -11,13 +11,10 @@ import os
 import sys
 import threading
 from asyncio import _get_running_loop as get_running_loop
-from contextvars import ContextVar
 from threading import RLock
-from typing import Any
 from weakref import ref
 
 from .._connections.book import Book
-from .._connections.habits import RouteHabits
 from .._connections.holder import HOP, LOOP, THREAD, Holder
 from .._connections.sqlalchemy import Governor
 from .._threads.lease import Lease
@@ -25,6 +22,7 @@ from . import checkouts
 from .at_work import some_at_work
 from .checkouts import Checkouts
 from .lease_of_request import current_lease
+from .outside import current_outside
 
 
 class _Here(threading.local):
@@ -94,33 +92,6 @@ def trio_runs_here() -> bool:
     except (KeyError, RuntimeError):
         return False
     return True
-
-
-class _Outside:
-    """A task that makes hops outside of any request, as a middleware around the app does.
-
-    What it takes and what the request takes that it calls the app for are one holder's.
-    """
-
-    __slots__ = ("_task", "holder")
-
-    def __init__(self, task: Any) -> None:
-        self._task = ref(task)
-        self.holder = Holder(None, habits_outside)
-
-    def is_of(self, task: Any) -> bool:
-        return self._task() is task
-
-
-def note_hop_outside(task: Any) -> None:
-    """Take note of a task that makes a hop outside of any request."""
-    outside = current_outside.get()
-    if outside is None or not outside.is_of(task):
-        current_outside.set(_Outside(task))
-
-
-current_outside: ContextVar[_Outside | None] = ContextVar("fastapi_overflow_outside", default=None)
-habits_outside = RouteHabits()
 
 
 # Asked by each checkout of a QueuePool.
