@@ -6,6 +6,8 @@ import asyncio
 import os
 import threading
 import time
+from contextvars import copy_context
+from functools import partial
 from textwrap import dedent
 
 import pytest
@@ -160,6 +162,26 @@ class TestOnTheLoop:
     def test_hop_outside_of_any_request(self):
         """Of a task of the app's own, as one that its lifespan has begun."""
         self.take_beside(run_in_threadpool)
+
+    @pytest.mark.parametrize("how", ["to_thread", "run", "handed on"])
+    def test_executor(self, how):
+        """Of a request's own, in its context."""
+
+        def call_it(function, argument):
+            function(argument)
+
+        async def in_executor(keep):
+            if how == "to_thread":
+                await asyncio.to_thread(keep)
+                return
+            run_in_context = copy_context().run
+            function = partial(call_it, run_in_context) if how == "handed on" else run_in_context
+            await asyncio.get_running_loop().run_in_executor(None, function, keep)
+
+        async def work(keep):
+            await call(app_of(lambda: in_executor(keep)), "/")
+
+        self.take_beside(work)
 
 
 BOTH_ORDERS = """

@@ -10,7 +10,8 @@ import sys
 import threading
 from collections.abc import Collection
 from contextvars import Context
-from types import FrameType
+from functools import partial
+from types import BuiltinMethodType, FrameType
 from typing import Any
 
 from .._threads.lease import BUSY, Lease
@@ -74,7 +75,7 @@ def _is_of(context: Context | None, owners: Collection[Any]) -> bool:
 def leases_in_executors() -> set[int]:
     """Return the ids of the leases of requests that have work in a thread of asyncio's executor.
 
-    As far as can be seen: of `asyncio.to_thread`, and where stacks can be read.
+    As far as can be seen: of what runs in their contexts, and where stacks can be read.
     """
     if not getattr(sys, "_is_gil_enabled", _yes)():
         return set()
@@ -103,7 +104,10 @@ def _waits(frame: FrameType | None) -> bool:
 
 
 def _context_in_executor(frame: FrameType | None) -> Context | None:
-    """Return the context of what a thread of an executor runs, as `asyncio.to_thread` gives it."""
+    """Return the context of what a thread of an executor runs, where it was given one.
+
+    So does `asyncio.to_thread`.
+    """
     while frame is not None:
         if frame.f_code.co_name == "run" and frame.f_globals.get("__name__", "").startswith(
             "concurrent.futures"
@@ -115,9 +119,16 @@ def _context_in_executor(frame: FrameType | None) -> Context | None:
 
 
 def _context_of(item: Any) -> Context | None:
+    """Return the context that an executor's work runs in, where it calls one's `run`."""
     try:
-        function = item.fn if hasattr(item, "fn") else item.task[0]
-        context = function.func.__self__
+        function, args = (item.fn, item.args) if hasattr(item, "fn") else item.task[:2]
+        called = [function]
+        if type(function) is partial:
+            called += [function.func, *function.args]
+        # Some hand `run` on, as asgiref does, to something of their own that calls it.
+        called += args
+        runs = (each for each in called if type(each) is BuiltinMethodType)
+        contexts = (each.__self__ for each in runs)
+        return next((each for each in contexts if type(each) is Context), None)
     except Exception:
-        return None  # something else than to_thread
-    return context if type(context) is Context else None
+        return None  # another Python
