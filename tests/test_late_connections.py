@@ -189,6 +189,53 @@ async def main():
 anyio.run(main)
 """
 
+NEVER_TAKES = """
+from fastapi_overflow._requests import held_back
+from fastapi_overflow._connections import promises
+held_back.LATE_SECONDS = 0.5
+promises.PATIENCE = 0
+@app.get("/many")
+async def many(hops: int, takes: bool = True):
+    await anyio.sleep(0.2)
+    for _ in range(hops):
+        if not takes:
+            await anyio.sleep(0.3)  # what was set aside is given up by then
+            asked.append(None)
+            await anyio.sleep(0.02)
+        await run_in_threadpool(int)
+    if takes:
+        made.connect().close()
+async def keep():
+    with made.connect():
+        await anyio.sleep(0.2)
+asked = []
+async def main():
+    await learn()
+    async def request(query):
+        await call(app, "/many", {"query_string": query})
+    for hops in sys.argv[1:]:
+        for _ in range(5):
+            await request(b"hops=" + hops.encode())
+    seconds, ended = [], []
+    async def watch():
+        while not ended:
+            if asked:
+                asked.clear()
+                group.start_soon(keep)
+            if waits():
+                since = anyio.current_time()
+                await until(lambda: not waits())
+                seconds.append(anyio.current_time() - since)
+            await anyio.sleep(0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        await asyncio.create_task(request(b"hops=8&takes=0"))
+        ended.append(None)
+    check(made)
+    print(json.dumps([len(seconds), sum(seconds)]))
+anyio.run(main)
+"""
+
 TIMEOUT = """
 from fastapi_overflow._requests import held_back
 held_back.LATE_SECONDS = 60
@@ -232,6 +279,18 @@ class TestInVain:
     def test_many_hops(self):
         """A request that takes none after all waits at one hop of its five, not at each."""
         assert run_child(APP + MANY_HOPS) == [1, 5, [200]]
+
+    def test_though_let_in(self):
+        """What it waits for at its hops, and doesn't take, is half a second here in all."""
+        number, seconds = run_child(APP + NEVER_TAKES, "1", "20")
+        assert number >= 2
+        assert seconds < 0.9
+
+    def test_more_hops_than_its_kind(self):
+        """One that has made more than its kind before it takes one, as a stream, waits no more."""
+        number, seconds = run_child(APP + NEVER_TAKES, "1")
+        assert number <= 1
+        assert seconds < 0.4
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is of Python 3.11")
     @pytest.mark.parametrize("kind", ["asyncio", "anyio"])
@@ -290,8 +349,13 @@ class TestHabit:
     def test_where_its_kind_takes_one(self):
         """One, where it has made as many hops as its kind before, and taken as many."""
         habit = learned(*[(2, (1, 3, False, 0.001))] * 20)
-        points = [(t, h, within) for t in range(3) for h in (2, 3) for within in (False, True)]
+        points = [(t, h, within) for t in range(3) for h in (2, 3, 4) for within in (False, True)]
         assert [at for at in points if habit.late_claim(*at, 0.0)] == [(1, 3, False)]
+
+    def test_after_one_hop_or_several(self):
+        """One, from the least hops that its kind had made to the most."""
+        habit = learned(*[(1, (0, hops, False, 0.001)) for hops in (2, 4, 3)] * 10)
+        assert [habit.late_claim(0, hops, False, 0.0) for hops in range(6)] == [0, 0, 1, 1, 1, 0]
 
     def test_long_after_its_hop(self):
         """Nothing, where its kind does other things for longer than it keeps the connection."""

@@ -69,9 +69,14 @@ PRESSED_SECONDS = 60.0
 
 @dataclass(slots=True)
 class LatePoint:
-    """Where requests of one route take one late: see `Visit.late`."""
+    """Where requests of one route take one late: see `Visit.late`.
+
+    :ivar hops: that they had made by then, at least
+    :ivar most_hops: at most: one that has made more turns out to take none here
+    """
 
     hops: int
+    most_hops: int
     is_within: bool
     seconds: float
     share: float = 1.0  # of the requests
@@ -81,6 +86,7 @@ class LatePoint:
         self.share += (len(visits) - self.share) / MEMORY
         for hops, seconds in visits:
             self.hops = min(self.hops, hops)
+            self.most_hops = max(self.most_hops, hops)
             self.seconds = min(seconds, self.seconds * FORGETTING)  # load only adds to it
 
 
@@ -130,7 +136,7 @@ class Habit:
                 self._window = [max(pair) for pair in zip(self._window, latest, strict=True)]
             for takes, hops, is_within, seconds in visit.late:
                 if takes not in self.late and len(self.late) < MOST_LATE:
-                    self.late[takes] = LatePoint(hops, is_within, seconds)
+                    self.late[takes] = LatePoint(hops, hops, is_within, seconds)
         for takes, point in self.late.items():
             been = () if visit is None else visit.late
             point.learn([(each[1], each[3]) for each in been if each[0] == takes])
@@ -203,7 +209,7 @@ class Habit:
         point = self.late.get(takes)
         if point is None or point.is_within != is_within:
             return 0
-        if hops < point.hops or point.share < OFTEN:
+        if not point.hops <= hops <= point.most_hops or point.share < OFTEN:
             return 0
         is_soon = point.seconds <= SOON * self.kept + LATE_LITTLE
         return self.most_elsewhere if is_soon or now < self.pressed_until else 0

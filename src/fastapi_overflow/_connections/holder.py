@@ -46,6 +46,7 @@ class Holder:
 
     __slots__ = (
         "__weakref__",
+        "_waited_late",
         "accounts",
         "app_habits",
         "app_visits",
@@ -88,6 +89,7 @@ class Holder:
         self.hop_began = 0.0
         self.hop_ended = 0.0
         self.is_late = False
+        self._waited_late = 0, 0.0  # what it had taken by then
         self.watched = 0
         self.held_watched = self.waited_watched = 0.0
         self.idle_since = 0.0
@@ -131,6 +133,16 @@ class Holder:
         for account, began in began_at[1].items():
             account.began = began + seconds
             account.emptied += seconds
+
+    def waited_late(self, seconds: float = 0.0) -> float:
+        """Return for how many seconds it has waited at hops since it took the last one.
+
+        :param seconds: to add to that
+        """
+        takes = sum(account.takes for account in list(self.accounts.values()))
+        before = self._waited_late[1] if self._waited_late[0] == takes else 0.0
+        self._waited_late = takes, before + seconds
+        return before + seconds
 
     def visits(self) -> dict[object, Visit]:
         """Return what it has done with each pool so far, by the kind of pool.

@@ -138,14 +138,14 @@ def be_let_in_late(
 ) -> Wait | None:
     """Let a request go on before or after a hop, as `be_let_in` does before it begins.
 
-    For a second at most, and never again once that was in vain: it may have a lock of the app's,
-    and it may be about to take none.
+    For a second at most in all until it takes one, and never again once that was in vain: it may
+    have a lock of the app's, and it may be about to take none.
 
     :param has_result: whether the hop has returned something that may have to be closed: then the
         wait raises nothing
     """
     began_at = holder.began_at()
-    wait = be_let_in(lease, holder, claims, LATE_SECONDS, is_late=True)
+    wait = be_let_in(lease, holder, claims, LATE_SECONDS - holder.waited_late(), is_late=True)
     if wait is None:
         holder.begin_later(began_at, 0.0)
         return None
@@ -170,7 +170,7 @@ async def _wait_late(
         tell(exc)
     finally:
         seconds = time.monotonic() - since
-        if seconds >= LATE_SECONDS:
+        if holder.waited_late(seconds) >= LATE_SECONDS:
             holder.is_late = False
         holder.begin_later(began_at, seconds)
 
