@@ -70,6 +70,19 @@ class TestMemory:
             habits.learn({number: visit()})
         assert len(habits.by_kind) <= MOST_POOLS
 
+    def test_beside_an_engine_for_each_request(self):
+        """Nor does such a route forget what it does with the pool that stays."""
+        habits = RouteHabits()
+        for number in range(100):
+            habits.of(number)
+            habits.learn({number: visit(), **({"pool": visit()} if number % 3 else {})})
+        assert habits.of("pool").requests > 90
+        # Once another one has taken its place, that one is kept.
+        for number in range(100, 200):
+            habits.learn({number: visit(), "other": visit()})
+        assert habits.of("other").requests > 90
+        assert len(habits.by_kind) <= MOST_POOLS
+
 
 class First:
     """In the place of the first request of a route."""

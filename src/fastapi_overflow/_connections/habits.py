@@ -197,6 +197,11 @@ class Habit:
             return False
         return self._takers < least * self.requests
 
+    @property
+    def worth(self) -> float:
+        """Return what it is worth keeping for: nothing where an engine was made for one request."""
+        return self.share if self._takers > 1 else 0.0
+
     def late_claim(self, takes: int, hops: int, is_within: bool, now: float) -> int:
         """Return how many connections to set aside for a request before or after a hop of its own.
 
@@ -314,7 +319,8 @@ class RouteHabits:
         if habit is None:
             # In one step: a thread may take a connection meanwhile.
             if len(self.by_kind) >= MOST_POOLS:
-                self.by_kind = dict(list(self.by_kind.items())[MOST_POOLS // 2 :])
+                kinds = sorted(self.by_kind.items(), key=lambda item: item[1].worth)
+                self.by_kind = dict(kinds[MOST_POOLS // 2 :])
             habit = self.by_kind.setdefault(kind, Habit())
         return habit
 
