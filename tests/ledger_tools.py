@@ -310,13 +310,15 @@ class Party:
 
     # ---- before it begins
 
-    def enter(self, ledger, claim=0, is_usual=False):
+    def enter(self, ledger, claim=0, is_usual=False, is_late=False):
         """Ask to be let in; tell whether it is, else it waits."""
         account = self.holder.account(ledger)
         if ledger.door.lets_in(account, claim):
             return True
         self.woken = 0
-        self.entry = ledger.door.queue(account, claim, self._wake, is_usual)
+        self.entry = ledger.door.queue(
+            account, claim, self._wake, is_usual=is_usual, is_late=is_late
+        )
         return self.entry.is_in
 
     def enter_as_usual(self, ledger):

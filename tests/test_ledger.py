@@ -292,6 +292,27 @@ class TestEntries:
         holder.finish()
         more.leave()
 
+    def test_has_begun(self, world):
+        """One that has begun, and waits at a hop of its own, comes before all that have not."""
+        _, ledger = world.ledgers
+        holder, thread = world.request(), world.request(known_route((ledger, 1, 0)))
+        assert holder.take(ledger)
+        assert not thread.take(ledger)
+        beginning = world.request(known_route((ledger, 1, 1)))
+        assert not beginning.enter_as_usual(ledger)
+        begun = [world.request(known_route((ledger, 1, 1))) for _ in range(2)]
+        assert not any(each.enter(ledger, 1, is_late=True) for each in begun)
+        holder.finish()
+        for number, each in enumerate(begun):
+            assert [other.woken for other in begun] == [1] * (number + 1) + [0] * (1 - number)
+            assert each.take(ledger, LOOP)
+            each.finish()
+        assert not beginning.woken
+        assert thread.look()
+        thread.finish()
+        assert beginning.woken
+        beginning.finish()
+
     def test_more_is_known(self, world):
         """What is set aside for one that waits is what its kind is known to need by then."""
         ledger, _ = world.ledgers

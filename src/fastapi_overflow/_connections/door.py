@@ -48,15 +48,22 @@ class Door:
         return is_in
 
     def queue(
-        self, account: Account, claim: int, wake: Callable[[], None], is_usual: bool = False
+        self,
+        account: Account,
+        claim: int,
+        wake: Callable[[], None],
+        *,
+        is_usual: bool = False,
+        is_late: bool = False,
     ) -> Entry:
         """Have a request wait until it is let in.
 
         :param wake: called once then, in any thread
         :param is_usual: whether it waits for what requests of its kind usually need: no longer than
             they do
+        :param is_late: whether it has begun: then it comes before those that have not
         """
-        entry = Entry(account, claim, wake, is_usual)
+        entry = Entry(account, claim, wake, is_usual=is_usual, is_late=is_late)
         self._book.run(self._queue, entry)
         return entry
 
@@ -67,7 +74,7 @@ class Door:
         if account.claim > account.held:  # by the app's habit: its route's is about to be known
             self._promises.give_up(account)
         self._stock.somebody_waits = True
-        self._entries.waiting.append(entry)
+        self._entries.add(entry)
         self._turns.serve(entry.since)
 
     def leave(self, entry: Entry) -> bool:
@@ -78,7 +85,7 @@ class Door:
     def _leave(self, entry: Entry) -> None:
         now = time.monotonic()
         if not entry.is_in:
-            self._entries.waiting.remove(entry)
+            self._entries.remove(entry)
             self._promises.give_up(entry.account)
             self._turns.serve(now)
         entry.account.waited += now - entry.since
@@ -125,4 +132,4 @@ class Door:
         """Return who waits for longest, afterwards."""
         self._promises.note_look()
         self._turns.look(now)
-        return self._entries.waiting[0] if self._entries else None
+        return self._entries.oldest()

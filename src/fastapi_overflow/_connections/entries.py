@@ -36,18 +36,26 @@ class Entry:
 
     :ivar claim: connections to set aside for it; 0 for one that can wait in its thread
     :ivar is_usual: whether it waits for what requests of its kind usually need
+    :ivar is_late: whether it has begun, and waits at a hop of its own
     :ivar wake: called once, in any thread, when it is let in
     :ivar is_told: whether the operator has been told that it waits
     """
 
-    __slots__ = ("account", "claim", "is_in", "is_told", "is_usual", "since", "wake")
+    __slots__ = ("account", "claim", "is_in", "is_late", "is_told", "is_usual", "since", "wake")
 
     def __init__(
-        self, account: Account, claim: int, wake: Callable[[], None], is_usual: bool
+        self,
+        account: Account,
+        claim: int,
+        wake: Callable[[], None],
+        *,
+        is_usual: bool,
+        is_late: bool,
     ) -> None:
         self.account = account
         self.claim = claim
         self.is_usual = is_usual
+        self.is_late = is_late
         self.wake = wake
         self.since = time.monotonic()
         self.is_in = False
@@ -64,19 +72,35 @@ class Entry:
 class Entries:
     """The requests that wait to be let in to one pool.
 
-    :ivar waiting: by age
+    :ivar waiting: those that have begun, then the others, each by age
     """
 
-    __slots__ = ("_promises", "_queues", "_stock", "waiting")
+    __slots__ = ("_late", "_promises", "_queues", "_stock", "waiting")
 
     def __init__(self, stock: Stock, promises: Promises, queues: Queues) -> None:
         self._stock = stock
         self._promises = promises
         self._queues = queues
         self.waiting: deque[Entry] = deque()
+        self._late = 0  # of these that have begun
 
     def __bool__(self) -> bool:
         return bool(self.waiting)
+
+    def add(self, entry: Entry) -> None:
+        if entry.is_late:
+            self.waiting.insert(self._late, entry)
+            self._late += 1
+        else:
+            self.waiting.append(entry)
+
+    def remove(self, entry: Entry) -> None:
+        self.waiting.remove(entry)
+        self._late -= entry.is_late
+
+    def oldest(self) -> Entry | None:
+        """Return who waits for longest of those that may wait for long."""
+        return self.waiting[self._late] if len(self.waiting) > self._late else None
 
     def has_room(self, account: Account, claim: int) -> bool:
         """Tell whether a request may be let in.
@@ -129,7 +153,7 @@ class Entries:
         stock = self._stock
         if not has_turn and (stock.free <= stock.aside or self._queues):
             return None
-        for entry in islice(self.waiting, PASSING):
+        for entry in islice(self.waiting, self._late, self._late + PASSING):
             claim = entry.claim_by_now()
             if self.has_room(entry.account, claim) if claim else has_turn:
                 return entry
@@ -174,13 +198,15 @@ class Entries:
     def collect_for_old(self, now: float) -> None:
         """Set aside what is free, one after the other, for the first that waits to be let in.
 
-        Not while threads wait that hold one already: they come before it.
+        At once for one that has begun, which may not wait for long. Not while threads wait that
+        hold one already: they come before it.
         """
         entry = self.waiting[0] if self.waiting else None
         if entry is None or not entry.claim_by_now() or self._is_collected(entry):
             return
         stock, account = self._stock, entry.account
-        if self._queues.others or int((now - entry.since) / OLD) % 2 == 0:
+        is_due = entry.is_late or int((now - entry.since) / OLD) % 2
+        if self._queues.others or not is_due:
             if account.claim:
                 self._promises.give_up(account)
             return

@@ -137,7 +137,7 @@ class Habit:
             for takes, hops, is_within, seconds in visit.late:
                 if takes not in self.late and len(self.late) < MOST_LATE:
                     self.late[takes] = LatePoint(hops, hops, is_within, seconds)
-        for takes, point in self.late.items():
+        for takes, point in list(self.late.items()):  # two loops may be here
             been = () if visit is None else visit.late
             point.learn([(each[1], each[3]) for each in been if each[0] == takes])
         if not self.requests % WINDOW and any(self._window):

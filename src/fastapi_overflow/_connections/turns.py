@@ -74,7 +74,7 @@ class Turns:
             entry = entries.next(of_all)
             if entry is None:
                 break
-            waiting.remove(entry)
+            entries.remove(entry)
             entries.let_in(entry.account, entry.claim, now)
             self._wake(entry)
         stock.somebody_waits = bool(waiting or queues)

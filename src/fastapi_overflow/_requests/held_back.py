@@ -77,7 +77,9 @@ async def _wait_to_be_let_in(
         at_most = seconds
         if refusal is not None:
             at_most = patience.seconds - (time.monotonic() - holder.began)
-        entry = await _wait_at(ledger, claim, lease, holder, at_most, is_usual=seconds is None)
+        entry = await _wait_at(
+            ledger, claim, lease, holder, at_most, is_usual=seconds is None, is_late=is_late
+        )
         if entry.is_in:
             if entry.claim:
                 set_aside[ledger] = entry.claim
@@ -106,6 +108,7 @@ async def _wait_at(
     seconds: float | None,
     *,
     is_usual: bool,
+    is_late: bool,
 ) -> Entry:
     """Wait until one ledger has let the request in, or it waits no longer; return its entry.
 
@@ -113,7 +116,9 @@ async def _wait_at(
     """
     since = time.monotonic()
     let_in = Signal()
-    entry = ledger.door.queue(holder.account(ledger), claim, let_in.set, is_usual)
+    entry = ledger.door.queue(
+        holder.account(ledger), claim, let_in.set, is_usual=is_usual, is_late=is_late
+    )
     lease.pool.held_back += 1
     try:
         look_at(lease.pool, ledger)
