@@ -42,6 +42,13 @@ class TestClaim:
         habit = learned(*[visit(elsewhere=1, idle=1.0)] * 20)
         assert habit.claim(0.0) == 0
 
+    def test_seldom_early(self):
+        """Nor where but one of many takes one at once; it is where all do so again."""
+        late, early = visit(elsewhere=1, idle=0.5), visit(elsewhere=1)
+        visits = [early, *[late] * 49, early]
+        assert learned(*visits).claim(0.0) == 0
+        assert learned(*visits, *[early] * 20).claim(0.0) == 1
+
     def test_seldom(self):
         """Nothing is set aside where few requests take one at all."""
         assert learned(*[visit(elsewhere=1), *[None] * 9] * 3).claim(0.0) == 0

@@ -36,6 +36,12 @@ LATE_LITTLE = 0.05
 # By how much the least time until a request takes its first one grows with each request.
 FORGETTING = 1.02
 
+# Seconds after which a request takes its first one very late: what is set aside for it may be
+# given up by then. Where half of about so many do so, a few early ones don't have all others held
+# back. Guesses: load makes some late as well.
+VERY_LATE = 0.2
+LATE_MEMORY = 64
+
 # Shares of requests that take a connection at all, from which on a route's are held back. Where
 # they could wait in a thread just as well, holding them back must all but never be for nothing.
 OFTEN = 0.5
@@ -108,6 +114,7 @@ class Habit:
     is_simple: bool = False  # whether they take one at a time; looked at by each checkout
     kept_on: bool = False  # whether some, of an app, had one when they reached their route
     _takers: int = 0
+    _very_late: float = 0.0  # share of the latest that took one
     _window: list[int] = field(default_factory=lambda: [0, 0, 0])
 
     def raise_to(self, visit: Visit) -> None:
@@ -129,6 +136,8 @@ class Habit:
             self.idle = min(visit.idle, self.idle * FORGETTING) if self._takers > 1 else visit.idle
             self.again += (visit.again - self.again) * weight
             self.kept += (visit.kept - self.kept) * weight
+            is_late = visit.idle > max(VERY_LATE, SOON * self.kept + LITTLE)
+            self._very_late += (is_late - self._very_late) / LATE_MEMORY
             most, most_elsewhere, takes = self._window
             if visit.most > most or visit.most_elsewhere > most_elsewhere or visit.takes > takes:
                 self.raise_to(visit)
@@ -172,7 +181,8 @@ class Habit:
         """Return how many connections to set aside for a request that begins."""
         if not self.most_elsewhere:
             return 0
-        if now < self.pressed_until or (self.share >= OFTEN and self.is_early):
+        is_early = self.is_early and self._very_late < OFTEN
+        if now < self.pressed_until or (self.share >= OFTEN and is_early):
             return self.most_elsewhere
         return 0
 
