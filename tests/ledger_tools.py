@@ -18,11 +18,12 @@ from fastapi_overflow._connections import ledger as ledger_module
 from fastapi_overflow._connections.book import Book
 from fastapi_overflow._connections.checkout import LOOK_SECONDS
 from fastapi_overflow._connections.entries import Entries
-from fastapi_overflow._connections.habits import RouteHabits, Visit
 from fastapi_overflow._connections.holder import HOP, LOOP, THREAD, Holder
 from fastapi_overflow._connections.ledger import Ledger
 from fastapi_overflow._connections.promises import MOST_PATIENCE, PATIENCE_LOOKS
+from fastapi_overflow._connections.route_habits import RouteHabits
 from fastapi_overflow._connections.turns import Turns
+from fastapi_overflow._connections.visit import Visit
 from support import PATIENCE
 
 MODULES = (

@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
 from fastapi_overflow._connections.entries import PASSING
-from fastapi_overflow._connections.habits import RouteHabits
 from fastapi_overflow._connections.holder import LOOP, THREAD
+from fastapi_overflow._connections.route_habits import RouteHabits
 from ledger_tools import (
     PLACES,
     World,

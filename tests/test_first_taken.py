@@ -18,7 +18,8 @@ from starlette.routing import Route
 
 import fastapi_overflow
 from child_tools import Door, call, until
-from fastapi_overflow._connections.habits import MEMORY, RouteHabits
+from fastapi_overflow._connections.habits import MEMORY
+from fastapi_overflow._connections.route_habits import RouteHabits
 from fastapi_overflow._connections.visit import Visit
 from pool_tools import PATIENCE, engine
 

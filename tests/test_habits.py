@@ -3,15 +3,14 @@
 Run by pytest.
 """
 
-from fastapi_overflow._connections.habits import (
+from fastapi_overflow._connections.habits import PRESSED_SECONDS, WINDOW
+from fastapi_overflow._connections.route_habits import (
     MOST_POOLS,
     MOST_TICKS,
-    PRESSED_SECONDS,
     TICKS_WITHOUT,
-    WINDOW,
     RouteHabits,
-    Visit,
 )
+from fastapi_overflow._connections.visit import Visit
 
 
 def visit(takes=1, most=1, elsewhere=0, idle=0.0, kept=0.01):

@@ -9,8 +9,9 @@ import pytest
 
 from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
 from fastapi_overflow._connections.entries import OLD, PASSING
-from fastapi_overflow._connections.habits import UNKNOWN_MOST, UNKNOWN_SECONDS, RouteHabits
+from fastapi_overflow._connections.habits import UNKNOWN_MOST, UNKNOWN_SECONDS
 from fastapi_overflow._connections.holder import HOP, LOOP
+from fastapi_overflow._connections.route_habits import RouteHabits
 from ledger_tools import World, alive, check_empty, is_safe, known_route, known_visits
 
 

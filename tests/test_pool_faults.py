@@ -16,7 +16,7 @@ import starlette.applications  # noqa: F401 - arms the patch, before SQLAlchemy 
 from sqlalchemy import create_engine, event, exc, text
 from sqlalchemy.pool import QueuePool
 
-from fastapi_overflow._connections.habits import MOST_POOLS
+from fastapi_overflow._connections.route_habits import MOST_POOLS
 from pool_tools import PATIENCE, check, engine, held, in_thread, on_loop, other_lock, raw
 
 

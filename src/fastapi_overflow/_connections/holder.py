@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from .account import HOP, LOOP, THREAD, Account
-from .habits import MOST_POOLS, RouteHabits
+from .route_habits import MOST_POOLS, RouteHabits
 from .visit import Visit
 
 __all__ = ["HOP", "LOOP", "THREAD", "Account", "Holder"]

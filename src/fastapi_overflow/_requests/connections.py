@@ -14,8 +14,8 @@ from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .._connections.habits import RouteHabits
 from .._connections.holder import Holder
+from .._connections.route_habits import RouteHabits
 from .._threads.lease import BUSY, Lease
 from . import checkouts, route_times
 from .entering import wait_to_begin

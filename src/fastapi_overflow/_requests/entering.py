@@ -10,8 +10,9 @@ import asyncio
 import time
 from contextvars import Context
 
-from .._connections.habits import LOOK_SECONDS, UNKNOWN_MOST, Habit, RouteHabits
+from .._connections.habits import UNKNOWN_MOST, Habit
 from .._connections.holder import Holder
+from .._connections.route_habits import LOOK_SECONDS, RouteHabits
 from .._threads.lease import BUSY, Lease
 from .held_back import Claims, Wait, be_let_in, id_of_ledger
 from .holder_here import governor

@@ -11,7 +11,7 @@ from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .._connections.habits import LOOK_SECONDS
+from .._connections.route_habits import LOOK_SECONDS
 from .faults import never_raises
 
 if TYPE_CHECKING:

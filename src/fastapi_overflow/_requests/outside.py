@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import ref
 
-from .._connections.habits import RouteHabits
 from .._connections.holder import Holder
+from .._connections.route_habits import RouteHabits
 
 
 class Outside:
