@@ -314,6 +314,24 @@ class TestEntries:
         assert beginning.woken
         beginning.finish()
 
+    def test_begun_before_what_is_put_by(self, world):
+        """What was put by for one that waits to begin isn't kept from one that has begun."""
+        ledger, _ = world.ledgers
+        holders = [world.request() for _ in range(2)]
+        assert all(each.take(ledger) for each in holders)
+        beginning = world.request(known_route((ledger, 2, 2)))
+        assert not beginning.enter_as_usual(ledger)
+        world.time.now += OLD
+        holders[0].finish()
+        assert ledger.stock.aside == 1
+        begun = world.request(known_route((ledger, 1, 1)))
+        assert begun.enter(ledger, 1, is_late=True)
+        assert begun.take(ledger, LOOP)
+        begun.finish()
+        holders[1].finish()
+        assert beginning.woken
+        beginning.finish()
+
     def test_more_is_known(self, world):
         """What is set aside for one that waits is what its kind is known to need by then."""
         ledger, _ = world.ledgers

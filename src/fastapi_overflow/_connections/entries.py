@@ -89,6 +89,9 @@ class Entries:
 
     def add(self, entry: Entry) -> None:
         if entry.is_late:
+            if self.waiting and not self._late:
+                # What was put by for the one that was first would stay so as long as others are.
+                self._promises.give_up(self.waiting[0].account)
             self.waiting.insert(self._late, entry)
             self._late += 1
         else:
