@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 from fastapi_overflow._connections.checkout import LOOK_SECONDS, NoConnection
-from fastapi_overflow._connections.entries import OLD, PASSING
+from fastapi_overflow._connections.entries import LATE_IN_A_ROW, OLD, PASSING
 from fastapi_overflow._connections.habits import UNKNOWN_MOST, UNKNOWN_SECONDS
 from fastapi_overflow._connections.holder import HOP, LOOP
 from fastapi_overflow._connections.route_habits import RouteHabits
@@ -331,6 +331,30 @@ class TestEntries:
         holders[1].finish()
         assert beginning.woken
         beginning.finish()
+
+    @pytest.mark.parametrize("is_entry", [False, True])
+    def test_beside_ever_more_that_have_begun(self, world, is_entry):
+        """However many wait at their hops, the others have their turn."""
+        _, ledger = world.ledgers
+        route = known_route((ledger, 1, 1))
+        holder, other = world.request(route), world.request(route)
+        assert holder.take(ledger, LOOP)
+        assert not (other.enter_as_usual(ledger) if is_entry else other.take(ledger))
+        begun = [world.request(route) for _ in range(9)]
+        assert not any(each.enter(ledger, 1, is_late=True) for each in begun)
+        for each in begun[:LATE_IN_A_ROW]:
+            holder.finish()
+            assert each.take(ledger, LOOP)
+            holder = each
+        assert not other.woken
+        assert not any(each.granted for each in other.waits)
+        holder.finish()
+        assert other.woken or other.look()
+        assert not begun[LATE_IN_A_ROW].woken
+        other.finish()
+        for each in begun[LATE_IN_A_ROW:]:  # nobody else waits
+            assert each.take(ledger, LOOP)
+            each.finish()
 
     def test_more_is_known(self, world):
         """What is set aside for one that waits is what its kind is known to need by then."""

@@ -30,6 +30,10 @@ OLD = 0.5
 # each return. At each look all may.
 PASSING = 8
 
+# Requests that have begun that go before all others, one after the other; then it's the turn of one
+# of these. A guess: they may not wait for long, and the others not for ever.
+LATE_IN_A_ROW = 3
+
 
 class Entry:
     """One request that waits to be let in.
@@ -75,7 +79,7 @@ class Entries:
     :ivar waiting: those that have begun, then the others, each by age
     """
 
-    __slots__ = ("_late", "_promises", "_queues", "_stock", "waiting")
+    __slots__ = ("_late", "_late_in_a_row", "_promises", "_queues", "_stock", "waiting")
 
     def __init__(self, stock: Stock, promises: Promises, queues: Queues) -> None:
         self._stock = stock
@@ -83,6 +87,7 @@ class Entries:
         self._queues = queues
         self.waiting: deque[Entry] = deque()
         self._late = 0  # of these that have begun
+        self._late_in_a_row = 0  # such that went on since it was another's turn
 
     def __bool__(self) -> bool:
         return bool(self.waiting)
@@ -100,6 +105,18 @@ class Entries:
     def remove(self, entry: Entry) -> None:
         self.waiting.remove(entry)
         self._late -= entry.is_late
+
+    def note_turn(self, is_late: bool) -> None:
+        """Take note of whose turn it was: one that had begun, or another that holds nothing."""
+        self._late_in_a_row = self._late_in_a_row + 1 if is_late else 0
+
+    def skips_turn(self) -> bool:
+        """Tell whether it was another's turn and none of these can go on; then it no longer is."""
+        stock = self._stock
+        skips = self._late_in_a_row >= LATE_IN_A_ROW and self._late > 0 and stock.free > stock.aside
+        if skips:
+            self._late_in_a_row = 0
+        return skips
 
     def oldest(self) -> Entry | None:
         """Return who waits for longest of those that may wait for long."""
@@ -201,14 +218,17 @@ class Entries:
     def collect_for_old(self, now: float) -> None:
         """Set aside what is free, one after the other, for the first that waits to be let in.
 
-        At once for one that has begun, which may not wait for long. Not while threads wait that
-        hold one already: they come before it.
+        At once for one that has begun, which may not wait for long, unless it is another's turn.
+        Not while threads wait that hold one already: they come before it.
         """
         entry = self.waiting[0] if self.waiting else None
         if entry is None or not entry.claim_by_now() or self._is_collected(entry):
             return
         stock, account = self._stock, entry.account
-        is_due = entry.is_late or int((now - entry.since) / OLD) % 2
+        if entry.is_late:
+            is_due = self._late_in_a_row < LATE_IN_A_ROW
+        else:
+            is_due = int((now - entry.since) / OLD) % 2 > 0
         if self._queues.others or not is_due:
             if account.claim:
                 self._promises.give_up(account)

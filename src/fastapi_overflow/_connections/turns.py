@@ -51,8 +51,8 @@ class Turns:
         """Let go on whoever may, until the invariants hold.
 
         First who waits on a loop, then threads that hold one already, then what is set aside for a
-        request that has waited for long, then the other threads by age, then the requests that are
-        about to begin.
+        request that has waited for long or has begun, then the other threads by age, then the
+        requests that are about to begin.
 
         :param of_all: whether to look at all of these: not at each return
         """
@@ -66,6 +66,8 @@ class Turns:
                 checkout = queues.next(stock)
             if checkout is None:
                 break
+            if checkout in queues.first:
+                entries.note_turn(is_late=False)
             self._serve_one(checkout, now)
         waiting = entries.waiting
         while waiting:
@@ -73,8 +75,11 @@ class Turns:
                 entries.collect_for_old(now)
             entry = entries.next(of_all)
             if entry is None:
+                if entries.skips_turn():
+                    continue
                 break
             entries.remove(entry)
+            entries.note_turn(entry.is_late)
             entries.let_in(entry.account, entry.claim, now)
             self._wake(entry)
         stock.somebody_waits = bool(waiting or queues)
