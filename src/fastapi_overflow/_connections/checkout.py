@@ -87,7 +87,9 @@ class Checkout:
         except BaseException as exc:
             served = ledger.give_up(self, isinstance(exc, NoConnection))
             if not served:
-                ledger.timeouts += isinstance(exc, NoConnection)
+                if isinstance(exc, NoConnection):
+                    ledger.timeouts += 1
+                    self.account.has_failed = True
                 raise
         finally:
             seconds = time.monotonic() - self.since
@@ -153,7 +155,6 @@ class Checkout:
         :raises NoConnection: always
         """
         habit = self.account.habit
-        self.account.has_failed = True
         if habit is not None and self.where != HOP:
             habit.raise_to(self.account)
             habit.press(time.monotonic(), in_vain=self.where == THREAD and time_is_up)
